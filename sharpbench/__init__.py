@@ -1,0 +1,3 @@
+"""sharpbench: sharpness measurement and benchmarking for PyTorch."""
+
+__version__ = "0.1.0"
