@@ -1,0 +1,331 @@
+"""The protocol every sharpness-aware optimizer follows: look around, come back exactly, step the base."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..errors import InvalidInput, must_be
+from .components import Component
+from .guards import BufferGuard, RandomGuard
+
+Closure = Callable[[], Tensor]
+Gradients = list[Tensor | None]
+
+
+class SharpnessAware(Optimizer):
+    """Wraps a base optimizer; a subclass says which gradient to hand to it.
+
+    The contract of ``step(closure)``:
+
+    1. ``closure()`` zeroes the gradients, evaluates the mini-batch loss, calls ``backward`` and returns
+       the loss. It is called as often as the rule needs, always on the same mini-batch. A list of
+       closures is a mini-batch in equal parts (gradient accumulation): losses and gradients are averaged.
+    2. The first pass is at the weights x. Buffers (BatchNorm statistics) and random streams end as this
+       pass alone leaves them; the loss returned is the loss at x.
+    3. Before the base optimizer steps, x is back bit for bit, also when a closure raised.
+    4. ``p.grad`` holds the handed gradient when ``base.step()`` runs, so weight decay and momentum act
+       at the unperturbed x.
+
+    ``param_groups`` and ``state`` *are* the base optimizer's, so learning-rate schedulers attach here.
+
+    Args:
+        base: any ``torch.optim.Optimizer``.
+        rho: radius of the perturbation, >= 0. A parameter group may override it with a key ``"rho"``.
+        model: the module whose buffers to protect; found while it runs when not given.
+        same_rng: all passes of a step draw the same random numbers (dropout masks).
+        m_sharpness: with a list of closures, apply the whole rule to each part and average the handed
+            gradients (m-sharpness, arXiv 2010.01412 section 4.1), instead of accumulating first.
+
+    Raises:
+        InvalidInput: negative rho; half-precision weights, in which a perturbation is mostly rounded
+            away; a base that isn't an optimizer; a step without closure.
+    """
+
+    #: parameters of the constructor that are not hyper-parameters of the method
+    plumbing = ("base", "model")
+
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        rho: float = 0.05,
+        model: nn.Module | None = None,
+        same_rng: bool = True,
+        m_sharpness: bool = False,
+    ) -> None:
+        if not isinstance(base, Optimizer):
+            raise InvalidInput(
+                f"base must be a torch.optim.Optimizer, but got {type(base).__name__} "
+                "(pass torch.optim.SGD(model.named_parameters(), lr=0.1), not the parameters)"
+            )
+        self.rho = check_number("rho", rho, at_least=0.0)
+        self.same_rng = same_rng
+        self.m_sharpness = m_sharpness
+        self.base = base
+        self.buffers = BufferGuard(model)
+        self.gradient_evaluations = 0
+        self.forward_evaluations = 0
+        self.steps = 0
+        self._calls = 0
+        super().__init__(base.param_groups, dict(base.defaults))
+        for p in self.parameters():
+            if p.dtype in (torch.bfloat16, torch.float16):
+                raise InvalidInput(
+                    f"weights must be float32 or float64, but one is {p.dtype} (a perturbation of size rho is "
+                    "rounded away in half precision; keep fp32 weights and use torch.autocast)"
+                )
+
+    # -- what a subclass defines -------------------------------------------------------------------
+
+    def handed_gradient(self, closures: Sequence[Closure]) -> tuple[Tensor, Gradients]:
+        """The loss at x and the gradient to hand to the base, one entry per ``self.parameters()``."""
+        return self.evaluate(closures)
+
+    def after_base_step(self) -> None:
+        """Called after ``base.step()``; for rules that move the weights once more."""
+
+    def components(self) -> dict[str, Component]:
+        """The parts with a state of their own, by name; they travel in ``state_dict``."""
+        return {}
+
+    # -- the step ----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure: Closure | Sequence[Closure] | None = None) -> Tensor:  # type: ignore[override]
+        """One update. Returns the loss at x, detached.
+
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> opt = SharpnessAware(torch.optim.SGD([weight], lr=0.25))
+        >>> def closure():
+        ...     opt.zero_grad()
+        ...     loss = (weight**2).sum()
+        ...     loss.backward()
+        ...     return loss
+        >>> float(opt.step(closure)), weight.item()
+        (1.0, 0.5)
+        """
+        closures = [closure] if callable(closure) else list(closure or ())
+        if not closures:
+            raise InvalidInput(
+                "step needs a closure that zeroes the gradients, evaluates the loss, calls backward and "
+                "returns the loss (a sharpness-aware step evaluates the mini-batch more than once)"
+            )
+        self._calls = 0
+        parts = [[c] for c in closures] if self.m_sharpness else [closures]
+        loss, handed = self._passes(parts[0])
+        for part in parts[1:]:
+            more_loss, more = self._passes(part)
+            loss = loss + more_loss
+            handed = _add(handed, more)
+        if len(parts) > 1:
+            loss = loss / len(parts)
+            torch._foreach_div_([g for g in handed if g is not None], float(len(parts)))
+        for p, gradient in zip(self.parameters(), handed, strict=True):
+            p.grad = gradient
+        self.base.step()
+        self.after_base_step()
+        self.steps += 1
+        self.gradient_evaluations += self._calls // len(closures)
+        return loss
+
+    def _passes(self, closures: Sequence[Closure]) -> tuple[Tensor, Gradients]:
+        self._random = RandomGuard({p.device for p in self.parameters()}, self.same_rng)
+        self._random_at_x = self._random.state()
+        self._random_after: list[Tensor] | None = None
+        try:
+            return self.handed_gradient(closures)
+        finally:
+            if self._random_after is not None:
+                self._random.set(self._random_after)
+
+    def evaluate(self, closures: Sequence[Closure]) -> tuple[Tensor, Gradients]:
+        """Mean loss and gradient at the present weights; takes the gradients out of ``p.grad``."""
+        total: Tensor | None = None
+        gradients: Gradients = []
+        for closure in closures:
+            with torch.enable_grad():
+                loss = closure()
+            if not isinstance(loss, Tensor):
+                raise InvalidInput(
+                    f"the closure must return the loss as a tensor, but returned {type(loss).__name__}"
+                )
+            self._calls += 1
+            taken = self._take()
+            total = loss.detach() if total is None else total + loss.detach()
+            gradients = _add(gradients, taken) if gradients else taken
+        if len(closures) > 1:
+            torch._foreach_div_([g for g in gradients if g is not None], float(len(closures)))
+            total = total / len(closures)  # type: ignore[operator]
+        if self._random_after is None:
+            self._random_after = self._random.state()
+        assert total is not None
+        return total, gradients
+
+    def _take(self) -> Gradients:
+        """Move the gradients out of the parameters, without a copy where they are not shared views."""
+        taken: Gradients = []
+        for p in self.parameters():
+            gradient = p.grad
+            if gradient is None:
+                taken.append(None)
+                continue
+            if gradient.is_sparse:
+                raise InvalidInput("sparse gradients are not supported (build the embedding with sparse=False)")
+            # DDP's bucket views are overwritten by the next backward: those, and only those, are copied.
+            taken.append(gradient.clone() if gradient._is_view() else gradient)
+            p.grad = None
+        return taken
+
+    def evaluate_at(
+        self, params: Sequence[Tensor], perturbation: Sequence[Tensor], closures: Sequence[Closure]
+    ) -> tuple[Tensor, Gradients]:
+        """Mean loss and gradient at ``x + perturbation``; x, buffers and random streams are put back."""
+        with self.perturbed(params, perturbation), self.buffers.frozen():
+            self._random.set(self._random_at_x)
+            return self.evaluate(closures)
+
+    @contextmanager
+    def perturbed(self, params: Sequence[Tensor], perturbation: Sequence[Tensor]) -> Iterator[None]:
+        """``params`` moved by ``perturbation`` inside the block, restored bitwise after it."""
+        # Restored by copy, never by subtraction: (x + e) - e is not x in floating point.
+        moved = list(params)
+        with torch.no_grad():
+            saved = [p.detach().clone() for p in moved]
+            torch._foreach_add_(moved, list(perturbation))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(moved, saved)
+
+    # -- parameters and state ----------------------------------------------------------------------
+
+    def parameters(self) -> list[Tensor]:
+        """All trainable parameters, in the order of the groups."""
+        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+
+    def parameter_names(self) -> dict[Tensor, str] | None:
+        """Parameter → name, or None when the base was not built from named parameters."""
+        names: dict[Tensor, str] = {}
+        for group in self.param_groups:
+            if "param_names" not in group:
+                return None
+            names.update(zip(group["params"], group["param_names"], strict=True))
+        return names
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        return self.base.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        pass  # Optimizer.__init__ assigns an empty list; the groups are the base's, always.
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        return self.base.state
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        pass
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group to the base optimizer."""
+        if not any(param_group is group for group in self.base.param_groups):
+            self.base.add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base's ``state_dict`` with one more key, ``"sharpness"``: counters, memories, generators.
+
+        Holds only tensors, numbers, strings, lists and dicts: loadable with ``weights_only=True``.
+        """
+        params = self.parameters()
+        own = {
+            "steps": self.steps,
+            "gradient_evaluations": self.gradient_evaluations,
+            "forward_evaluations": self.forward_evaluations,
+            "rho": self.rho,
+            "components": {name: part.state_dict(params) for name, part in self.components().items()},
+        }
+        return {**self.base.state_dict(), "sharpness": own}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore everything that ``state_dict`` saved; the continuation is bitwise the same.
+
+        Raises:
+            InvalidInput: the dictionary is a plain optimizer's, or another method's.
+        """
+        if "sharpness" not in state_dict:
+            raise InvalidInput(
+                "this state_dict has no 'sharpness' entry: it belongs to a plain optimizer "
+                "(load it into the base with opt.base.load_state_dict)"
+            )
+        own = state_dict["sharpness"]
+        parts = self.components()
+        if set(own["components"]) != set(parts):
+            raise InvalidInput(
+                f"this state_dict is of another method: it has {sorted(own['components'])}, "
+                f"{type(self).__name__} has {sorted(parts)}"
+            )
+        self.base.load_state_dict({k: v for k, v in state_dict.items() if k != "sharpness"})
+        self.steps = own["steps"]
+        self.gradient_evaluations = own["gradient_evaluations"]
+        self.forward_evaluations = own["forward_evaluations"]
+        self.rho = own["rho"]
+        params = self.parameters()
+        for name, part in parts.items():
+            part.load_state_dict(copy.deepcopy(own["components"][name]), params)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(rho={self.rho}, base={type(self.base).__name__})"
+
+
+def check_number(
+    name: str,
+    value: float,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> float:
+    """A finite number within bounds, or InvalidInput.
+
+    >>> check_number("theta", 0.9, above=0, at_most=1)
+    0.9
+    """
+    limits = [
+        f"{sign} {limit:g}"
+        for sign, limit in ((">=", at_least), (">", above), ("<=", at_most), ("<", below))
+        if limit is not None
+    ]
+    rule = "a number" + (" " + " and ".join(limits) if limits else "")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise must_be(name, rule, value)
+    inside = (
+        value == value
+        and abs(value) != float("inf")
+        and (at_least is None or value >= at_least)
+        and (above is None or value > above)
+        and (at_most is None or value <= at_most)
+        and (below is None or value < below)
+    )
+    if not inside:
+        raise must_be(name, rule, value)
+    return value
+
+
+def _add(left: Gradients, right: Gradients) -> Gradients:
+    """Elementwise sum into ``left``; a missing gradient counts as zero."""
+    both = [(a, b) for a, b in zip(left, right, strict=True) if a is not None and b is not None]
+    if both:
+        torch._foreach_add_([a for a, _ in both], [b for _, b in both])
+    return [b if a is None else a for a, b in zip(left, right, strict=True)]

@@ -1,0 +1,80 @@
+"""What a second look at the loss must leave as it was: buffers and random streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class BufferGuard:
+    """Keeps every buffer (BatchNorm's running statistics above all) as the pass at x left it.
+
+    With ``model`` given, its buffers are saved and restored. Without it, a forward pre-hook sees every
+    module that runs inside the guarded block, just before it runs, and saves its buffers then. Saving
+    and restoring is exact for any buffer; setting ``momentum = 0`` instead would lose the momentum when
+    guards nest and would still count batches.
+    """
+
+    def __init__(self, model: nn.Module | None = None) -> None:
+        self.model = model
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Re-entrant and exception-safe: buffers after the block equal those before it, bitwise."""
+        saved: dict[int, tuple[Tensor, Tensor]] = {}
+        seen: set[int] = set()
+
+        def remember(root: nn.Module) -> None:
+            for module in root.modules():
+                if id(module) in seen:
+                    continue
+                seen.add(id(module))
+                for buffer in module._buffers.values():
+                    if buffer is not None and id(buffer) not in saved:
+                        saved[id(buffer)] = (buffer, buffer.detach().clone())
+
+        def before_forward(module: nn.Module, args: object) -> None:
+            if id(module) not in seen:
+                remember(module)
+
+        hook = None
+        if self.model is not None:
+            remember(self.model)
+        else:
+            hook = nn.modules.module.register_module_forward_pre_hook(before_forward)
+        try:
+            yield
+        finally:
+            if hook is not None:
+                hook.remove()
+            with torch.no_grad():
+                for buffer, value in saved.values():
+                    buffer.copy_(value)
+
+
+class RandomGuard:
+    """Lets every pass of a step draw the same random numbers (the same dropout mask).
+
+    The streams are those of the CPU and of the CUDA devices that hold parameters. After the step they
+    stand where one plain forward pass would have left them, so an optimizer never shifts the data order
+    or the dropout of the run it is used in.
+    """
+
+    def __init__(self, devices: set[torch.device], active: bool = True) -> None:
+        self.cuda = sorted((d for d in devices if d.type == "cuda"), key=str) if active else []
+        self.active = active
+
+    def state(self) -> list[Tensor]:
+        if not self.active:
+            return []
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in self.cuda)]
+
+    def set(self, state: list[Tensor]) -> None:
+        if not self.active:
+            return
+        torch.set_rng_state(state[0])
+        for device, value in zip(self.cuda, state[1:], strict=True):
+            torch.cuda.set_rng_state(value, device)

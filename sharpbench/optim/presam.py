@@ -1,0 +1,135 @@
+"""PreSAM: any chain of objective preconditioners with any constraint preconditioner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..errors import must_be
+from .ascent import ConstraintPreconditioner, ObjectivePreconditioner, global_norm, radius_over
+from .base import Closure, Gradients, SharpnessAware, check_number
+from .components import Component
+
+
+class PreSAM(SharpnessAware):
+    """Preconditioned SAM (arXiv 2501.06603): e = rho D^-2 C g / ||D^-1 C g||, base steps on g(x + e).
+
+    Objective preconditioners C and a constraint preconditioner D may be combined, which the paper leaves
+    open: ``objective=[A, B]`` hands A's output to B (C = B A), and the constraint acts last.
+
+    Args:
+        objective: one preconditioner or a list; empty for C = I.
+        constraint: a constraint preconditioner, or None for D = I.
+        rho: radius of the ball ``||D e|| <= rho``.
+        renormalize: when False, divide by the norm of the *whole* gradient, ``||g||``, instead of
+            ``||D^-1 C g||`` (sparse SAM's published rule), so that e is shorter than rho.
+        epsilon: added to that norm, >= 0. Zero by default (a zero gradient is safe without it); variants
+            whose published code adds a constant large enough to show in the weights set it.
+
+    Cost: 2 gradient evaluations a step.
+
+    Example:
+        >>> from sharpbench.optim import ElementwiseScale, InverseVariance, PreSAM
+        >>> model = torch.nn.Linear(4, 1)
+        >>> base = torch.optim.SGD(model.named_parameters(), lr=0.1)
+        >>> opt = PreSAM(base, rho=0.1, objective=[InverseVariance()], constraint=ElementwiseScale())
+        >>> def closure():
+        ...     opt.zero_grad()
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     loss.backward()
+        ...     return loss
+        >>> loss = opt.step(closure)
+        >>> opt.gradient_evaluations
+        2
+    """
+
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        rho: float = 0.05,
+        objective: ObjectivePreconditioner | Sequence[ObjectivePreconditioner] = (),
+        constraint: ConstraintPreconditioner | None = None,
+        renormalize: bool = True,
+        epsilon: float = 0.0,
+        model: nn.Module | None = None,
+        same_rng: bool = True,
+        m_sharpness: bool = False,
+    ) -> None:
+        super().__init__(base, rho=rho, model=model, same_rng=same_rng, m_sharpness=m_sharpness)
+        chain = [objective] if isinstance(objective, ObjectivePreconditioner) else list(objective)
+        for part in chain:
+            if not isinstance(part, ObjectivePreconditioner):
+                raise must_be("objective", "an ObjectivePreconditioner or a list of them", part)
+        if constraint is not None and not isinstance(constraint, ConstraintPreconditioner):
+            raise must_be("constraint", "a ConstraintPreconditioner or None", constraint)
+        self.objective = chain
+        self.constraint = constraint
+        self.renormalize = renormalize
+        self.epsilon = check_number("epsilon", epsilon, at_least=0.0)
+        names = self.parameter_names()
+        for component in self.components().values():
+            component.bind(self.parameters(), names)
+
+    def components(self) -> dict[str, Component]:
+        parts: dict[str, Component] = {f"objective.{i}": part for i, part in enumerate(self.objective)}
+        if self.constraint is not None:
+            parts["constraint"] = self.constraint
+        return parts
+
+    def perturbation(self, params: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+        """e for the gradients g at x; advances the preconditioners' memories."""
+        direction = list(gradients)
+        for part in self.objective:
+            direction = part.apply(params, direction)
+        if self.constraint is None:
+            norm = global_norm(direction if self.renormalize else gradients)
+            return list(torch._foreach_mul(direction, self._radii(params, norm)))
+        inverse = self.constraint.inverse(params, gradients)
+        scaled = torch._foreach_mul(direction, inverse)  # D^-1 C g
+        norm = global_norm(scaled if self.renormalize else gradients)
+        moved = torch._foreach_mul(scaled, inverse)
+        torch._foreach_mul_(moved, self._radii(params, norm))
+        return list(moved)
+
+    def _radii(self, params: Sequence[Tensor], norm: Tensor) -> list[Tensor]:
+        """rho / norm for each parameter, with the group's own rho where it has one."""
+        if self.epsilon:
+            norm = norm + self.epsilon
+        own = {p: g["rho"] for g in self.param_groups if "rho" in g for p in g["params"]}
+        common = radius_over(norm, self.radius())
+        return [
+            (radius_over(norm, own[p]) if p in own else common).to(device=p.device, dtype=p.dtype)
+            for p in params
+        ]
+
+    def radius(self) -> float:
+        """rho of this step."""
+        return self.rho
+
+    def handed_gradient(self, closures: Sequence[Closure]) -> tuple[Tensor, Gradients]:
+        loss, at_x = self.evaluate(closures)
+        params, gradients = self.with_gradient(at_x)
+        if not params:
+            return loss, at_x
+        _, there = self.evaluate_at(params, self.perturbation(params, gradients), closures)
+        return loss, self.descend(at_x, complete(there, at_x))
+
+    def with_gradient(self, at_x: Gradients) -> tuple[list[Tensor], list[Tensor]]:
+        """The parameters that have a gradient at x, and those gradients."""
+        pairs = [(p, g) for p, g in zip(self.parameters(), at_x, strict=True) if g is not None]
+        return [p for p, _ in pairs], [g for _, g in pairs]
+
+    def descend(self, at_x: Gradients, there: Gradients) -> Gradients:
+        """The gradient to hand to the base, from the gradients at x and at x + e. SAM: the latter."""
+        return there
+
+
+def complete(there: Gradients, at_x: Gradients) -> Gradients:
+    """A parameter that took part at x but not at x + e has gradient zero there, not none at all."""
+    return [
+        torch.zeros_like(g) if t is None and g is not None else t for t, g in zip(there, at_x, strict=True)
+    ]
