@@ -26,9 +26,15 @@ from .laws import Gaussian, Law, ScaleInvariant, Sphere, UniformCube
 class UniversalMeasure(Protocol):
     """What a (phi, psi, mu) object must offer; any object with these three will do."""
 
-    psi: Callable[[Tensor], Tensor | Sequence[Tensor]]
-    phi: Callable[[Tensor], Tensor]
     mu: Law
+
+    def psi(self, samples: Tensor, /) -> Tensor | Sequence[Tensor]:
+        """Elementwise on samples of shape ``(n,)``."""
+        ...
+
+    def phi(self, mean: Tensor, /) -> Tensor:
+        """Of the mean of psi, to a scalar."""
+        ...
 
 
 @dataclass(eq=False)
@@ -77,7 +83,9 @@ def estimate(measure: UniversalMeasure, samples: Tensor) -> Tensor:
         raise must_be("samples", "a vector of shape (n,)", tuple(samples.shape))
     least = getattr(measure, "smallest_sample", 1)
     if len(samples) < least:
-        raise must_be(f"n_samples for {getattr(measure, 'name', 'this measure')!r}", f">= {least}", len(samples))
+        raise must_be(
+            f"n_samples for {getattr(measure, 'name', 'this measure')!r}", f">= {least}", len(samples)
+        )
     estimator = getattr(measure, "estimator", None)
     if estimator is not None:
         result: Tensor = estimator(samples)
@@ -113,7 +121,7 @@ def _unbiased_variance_times_two(samples: Tensor) -> Tensor:
 
 
 def log_det_measure(scale: float = 1.0) -> Measure:
-    """log det(I + s^2 H) = -2 log E exp(-q), u ~ N(0, s^2 I); finite iff lambda_min > -1/s^2.
+    """Log det(I + s^2 H) = -2 log E exp(-q), u ~ N(0, s^2 I); finite iff lambda_min > -1/s^2.
 
     >>> log_det_measure(0.1).formula
     'log det(I + s^2 H), s = 0.1'
@@ -167,9 +175,7 @@ def scale_invariant(measure: Measure, name: str | None = None) -> Measure:
     )
 
 
-TRACE = Measure(
-    "trace", psi=lambda t: t, phi=lambda m: 2.0 * m, mu=Gaussian(), formula="tr H"
-)
+TRACE = Measure("trace", psi=lambda t: t, phi=lambda m: 2.0 * m, mu=Gaussian(), formula="tr H")
 AVERAGE_DIRECTION = Measure(
     "average_direction", psi=lambda t: t, phi=lambda m: m, mu=Sphere(), formula="tr H / (2d)"
 )

@@ -53,7 +53,8 @@ class Gaussian:
 @dataclass(frozen=True)
 class Rademacher:
     """u_i = +-1 with equal probability. Right for the trace, wrong for the Frobenius norm: 2 Var(q)
-    is then only the off-diagonal part of ||H||_F^2."""
+    is then only the off-diagonal part of ||H||_F^2.
+    """
 
     def sample(self, params: Sequence[Tensor], generator: torch.Generator | None = None) -> list[Tensor]:
         return [

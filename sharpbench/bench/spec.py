@@ -31,8 +31,12 @@ class TaskSpec(Frozen):
     schedule: Literal["constant", "cosine"] = "cosine"
     label_noise: float = Field(0.0, ge=0, lt=1)
     train_fraction: float = Field(1.0, gt=0, le=1)
-    threads: int = Field(1, ge=1, description="CPU threads of one run; part of the spec, since the "
-                         "order of summation, and so the last bit, depends on it")
+    threads: int = Field(
+        1,
+        ge=1,
+        description="CPU threads of one run; part of the spec, since the "
+        "order of summation, and so the last bit, depends on it",
+    )
 
 
 class OptimizerSpec(Frozen):
@@ -58,9 +62,9 @@ class RunSpec(Frozen):
 
     schema_version: int = SCHEMA_VERSION
     seed: int = Field(0, ge=0)
-    task: TaskSpec = Field(default_factory=TaskSpec)
+    task: TaskSpec = TaskSpec()
     optimizer: OptimizerSpec
-    measure: MeasureSpec = Field(default_factory=MeasureSpec)
+    measure: MeasureSpec = MeasureSpec()
 
     def canonical(self) -> str:
         """Sorted keys, no white space: equal specs give equal text."""

@@ -1,1 +1,42 @@
+"""Networks by name."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..errors import unknown_name
+from .small import Shape, mlp, small_cnn
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A registered network: how to build it from an input shape and a number of classes."""
+
+    name: str
+    build: Callable[[Shape, int], nn.Module]
+    summary: str
+
+
+MODELS: Mapping[str, ModelEntry] = {
+    "mlp": ModelEntry("mlp", mlp, "fully connected ReLU network with hidden layers of 256 and 256"),
+    "small_cnn": ModelEntry(
+        "small_cnn", small_cnn, "two 3x3 convolutions (16, 32) with BatchNorm, one linear layer"
+    ),
+}
+
+
+def build_model(name: str, shape: Shape, classes: int) -> nn.Module:
+    """The network called ``name`` for images of ``shape`` (channels, height, width).
+
+    Raises:
+        InvalidInput: unknown name.
+    """
+    if name not in MODELS:
+        raise unknown_name("model", name, MODELS)
+    return MODELS[name].build(shape, classes)
+
+
+__all__ = ["MODELS", "ModelEntry", "Shape", "build_model", "mlp", "small_cnn"]

@@ -17,10 +17,10 @@ from .universal import UniversalSAM
 from .variants.sampled import DetSAM, FrobSAM, TraceSAM
 from .variants.two_pass import (
     ASAM,
+    L1SAM,
     SAM,
     FisherSAM,
     InfoSAM,
-    L1SAM,
     LInfSAM,
     NSupportSAM,
     PassThrough,

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..checks import check_number
 from ..errors import InvalidInput, must_be
-from .base import check_number
 from .components import Component
 
 
@@ -208,11 +208,12 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
     """
     norms = torch._foreach_norm(list(tensors))
     device = norms[0].device
-    return torch.linalg.vector_norm(torch.stack([n.to(device, non_blocking=True) for n in norms]))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([n.to(device, non_blocking=True) for n in norms]))
+    return norm
 
 
 def radius_over(norm: Tensor, rho: float | Tensor) -> Tensor:
-    """rho / norm, and 0 where the norm is 0: a zero gradient moves nothing, and is never NaN.
+    """Rho / norm, and 0 where the norm is 0: a zero gradient moves nothing, and is never NaN.
 
     >>> radius_over(torch.tensor(0.0), 0.05), radius_over(torch.tensor(2.0), 1.0)
     (tensor(0.), tensor(0.5000))

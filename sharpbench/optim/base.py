@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..errors import InvalidInput, must_be
+from ..checks import check_number
+from ..errors import InvalidInput
 from .components import Component
+from .gradients import Gradients, add
 from .guards import BufferGuard, RandomGuard
 
 Closure = Callable[[], Tensor]
-Gradients = list[Tensor | None]
 
 
 class SharpnessAware(Optimizer):
@@ -78,8 +79,8 @@ class SharpnessAware(Optimizer):
         for p in self.parameters():
             if p.dtype in (torch.bfloat16, torch.float16):
                 raise InvalidInput(
-                    f"weights must be float32 or float64, but one is {p.dtype} (a perturbation of size rho is "
-                    "rounded away in half precision; keep fp32 weights and use torch.autocast)"
+                    f"weights must be float32 or float64, but one is {p.dtype} (a perturbation of size rho "
+                    "is rounded away in half precision; keep fp32 weights and use torch.autocast)"
                 )
 
     # -- what a subclass defines -------------------------------------------------------------------
@@ -123,7 +124,7 @@ class SharpnessAware(Optimizer):
         for part in parts[1:]:
             more_loss, more = self._passes(part)
             loss = loss + more_loss
-            handed = _add(handed, more)
+            handed = add(handed, more)
         if len(parts) > 1:
             loss = loss / len(parts)
             torch._foreach_div_([g for g in handed if g is not None], float(len(parts)))
@@ -159,10 +160,10 @@ class SharpnessAware(Optimizer):
             self._calls += 1
             taken = self._take()
             total = loss.detach() if total is None else total + loss.detach()
-            gradients = _add(gradients, taken) if gradients else taken
+            gradients = add(gradients, taken) if gradients else taken
         if len(closures) > 1:
             torch._foreach_div_([g for g in gradients if g is not None], float(len(closures)))
-            total = total / len(closures)  # type: ignore[operator]
+            total = None if total is None else total / len(closures)
         if self._random_after is None:
             self._random_after = self._random.state()
         assert total is not None
@@ -177,7 +178,9 @@ class SharpnessAware(Optimizer):
                 taken.append(None)
                 continue
             if gradient.is_sparse:
-                raise InvalidInput("sparse gradients are not supported (build the embedding with sparse=False)")
+                raise InvalidInput(
+                    "sparse gradients are not supported (build the embedding with sparse=False)"
+                )
             # DDP's bucket views are overwritten by the next backward: those, and only those, are copied.
             taken.append(gradient.clone() if gradient._is_view() else gradient)
             p.grad = None
@@ -221,7 +224,7 @@ class SharpnessAware(Optimizer):
         return names
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         return self.base.param_groups
 
     @param_groups.setter
@@ -229,7 +232,7 @@ class SharpnessAware(Optimizer):
         pass  # Optimizer.__init__ assigns an empty list; the groups are the base's, always.
 
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> Any:
         return self.base.state
 
     @state.setter
@@ -286,46 +289,3 @@ class SharpnessAware(Optimizer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(rho={self.rho}, base={type(self.base).__name__})"
-
-
-def check_number(
-    name: str,
-    value: float,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-) -> float:
-    """A finite number within bounds, or InvalidInput.
-
-    >>> check_number("theta", 0.9, above=0, at_most=1)
-    0.9
-    """
-    limits = [
-        f"{sign} {limit:g}"
-        for sign, limit in ((">=", at_least), (">", above), ("<=", at_most), ("<", below))
-        if limit is not None
-    ]
-    rule = "a number" + (" " + " and ".join(limits) if limits else "")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise must_be(name, rule, value)
-    inside = (
-        value == value
-        and abs(value) != float("inf")
-        and (at_least is None or value >= at_least)
-        and (above is None or value > above)
-        and (at_most is None or value <= at_most)
-        and (below is None or value < below)
-    )
-    if not inside:
-        raise must_be(name, rule, value)
-    return value
-
-
-def _add(left: Gradients, right: Gradients) -> Gradients:
-    """Elementwise sum into ``left``; a missing gradient counts as zero."""
-    both = [(a, b) for a, b in zip(left, right, strict=True) if a is not None and b is not None]
-    if both:
-        torch._foreach_add_([a for a, _ in both], [b for _, b in both])
-    return [b if a is None else a for a, b in zip(left, right, strict=True)]

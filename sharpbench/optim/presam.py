@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..checks import check_number
 from ..errors import must_be
 from .ascent import ConstraintPreconditioner, ObjectivePreconditioner, global_norm, radius_over
-from .base import Closure, Gradients, SharpnessAware, check_number
+from .base import Closure, SharpnessAware
 from .components import Component
+from .gradients import Gradients, complete
 
 
 class PreSAM(SharpnessAware):
@@ -81,7 +83,7 @@ class PreSAM(SharpnessAware):
         return parts
 
     def perturbation(self, params: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-        """e for the gradients g at x; advances the preconditioners' memories."""
+        """E for the gradients g at x; advances the preconditioners' memories."""
         direction = list(gradients)
         for part in self.objective:
             direction = part.apply(params, direction)
@@ -96,7 +98,7 @@ class PreSAM(SharpnessAware):
         return list(moved)
 
     def _radii(self, params: Sequence[Tensor], norm: Tensor) -> list[Tensor]:
-        """rho / norm for each parameter, with the group's own rho where it has one."""
+        """Rho / norm for each parameter, with the group's own rho where it has one."""
         if self.epsilon:
             norm = norm + self.epsilon
         own = {p: g["rho"] for g in self.param_groups if "rho" in g for p in g["params"]}
@@ -107,7 +109,7 @@ class PreSAM(SharpnessAware):
         ]
 
     def radius(self) -> float:
-        """rho of this step."""
+        """Rho of this step."""
         return self.rho
 
     def handed_gradient(self, closures: Sequence[Closure]) -> tuple[Tensor, Gradients]:
@@ -126,10 +128,3 @@ class PreSAM(SharpnessAware):
     def descend(self, at_x: Gradients, there: Gradients) -> Gradients:
         """The gradient to hand to the base, from the gradients at x and at x + e. SAM: the latter."""
         return there
-
-
-def complete(there: Gradients, at_x: Gradients) -> Gradients:
-    """A parameter that took part at x but not at x + e has gradient zero there, not none at all."""
-    return [
-        torch.zeros_like(g) if t is None and g is not None else t for t, g in zip(there, at_x, strict=True)
-    ]

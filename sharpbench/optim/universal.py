@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..checks import check_number
 from ..errors import InvalidInput, must_be
 from ..functionals import UniversalMeasure, sample_weights
-from .base import Closure, Gradients, SharpnessAware, check_number
+from .base import Closure, SharpnessAware
 from .components import Component
-from .presam import complete
+from .gradients import Gradients, complete
 
 
 class UniversalSAM(SharpnessAware):

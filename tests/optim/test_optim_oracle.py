@@ -103,7 +103,10 @@ def test_oracle(case: str) -> None:
     name, parameters, prepare = CASES[case]
     model = network("running_mean" in oracle, oracle["w0"])
     base = torch.optim.SGD(
-        model.named_parameters(), lr=hyper["lr"], momentum=hyper["momentum"], weight_decay=hyper["weight_decay"]
+        model.named_parameters(),
+        lr=hyper["lr"],
+        momentum=hyper["momentum"],
+        weight_decay=hyper["weight_decay"],
     )
     opt = build(name, base, **parameters(hyper))
     if prepare is not None:

@@ -1,0 +1,43 @@
+"""Networks for small images."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+Shape = tuple[int, int, int]
+
+
+def mlp(shape: Shape, classes: int, widths: tuple[int, ...] = (256, 256)) -> nn.Module:
+    """Fully connected ReLU network; (1, 8, 8) images and 10 classes give 64-256-256-10.
+
+    >>> sum(p.numel() for p in mlp((1, 8, 8), 10).parameters())
+    85002
+    """
+    sizes = (math.prod(shape), *widths)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
+
+
+def small_cnn(shape: Shape, classes: int, width: int = 16) -> nn.Module:
+    """Two 3x3 convolutions with BatchNorm and ReLU, 2x2 max-pooling after each, one linear layer.
+
+    >>> sum(p.numel() for p in small_cnn((1, 8, 8), 10).parameters())
+    6138
+    """
+    channels, height, pixels = shape
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(width, 2 * width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(2 * width),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(2 * width * (height // 4) * (pixels // 4), classes),
+    )

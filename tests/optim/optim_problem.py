@@ -1,0 +1,62 @@
+"""A small problem that every optimizer is put through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sharpbench.optim import OPTIMIZERS, SharpnessAware, build
+
+NAMES = [name for name, entry in OPTIMIZERS.items() if not entry.needs_object]
+
+
+@dataclass
+class Problem:
+    """A network, its mini-batches and a closure factory."""
+
+    model: nn.Module
+    batches: list[tuple[Tensor, Tensor]]
+
+    def closure(self, opt: torch.optim.Optimizer, index: int) -> Callable[[], Tensor]:
+        x, y = self.batches[index % len(self.batches)]
+
+        def closure() -> Tensor:
+            opt.zero_grad()
+            loss = nn.functional.cross_entropy(self.model(x), y)
+            loss.backward()
+            return loss
+
+        return closure
+
+    def run(self, opt: torch.optim.Optimizer, steps: int, start: int = 0) -> list[float]:
+        return [opt.step(self.closure(opt, i)).item() for i in range(start, start + steps)]
+
+    def weights(self) -> Tensor:
+        return nn.utils.parameters_to_vector(self.model.parameters()).detach().clone()
+
+
+def problem(*, batchnorm: bool = False, dropout: bool = False, seed: int = 0) -> Problem:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = [nn.Linear(6, 12)]
+        if batchnorm:
+            layers.append(nn.BatchNorm1d(12))
+        layers.append(nn.Tanh())
+        if dropout:
+            layers.append(nn.Dropout(0.5))
+        layers.append(nn.Linear(12, 3))
+        model = nn.Sequential(*layers).double()
+        batches = [(torch.randn(16, 6).double(), torch.randint(0, 3, (16,))) for _ in range(4)]
+    return Problem(model, batches)
+
+
+def sgd(model: nn.Module, **options: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.named_parameters(), **{"lr": 0.1, "momentum": 0.9, **options})
+
+
+def wrap(name: str, model: nn.Module, **parameters: Any) -> SharpnessAware:
+    return build(name, sgd(model), **parameters)
