@@ -3,6 +3,7 @@
 from .ascent import (
     ConstraintPreconditioner,
     ElementwiseScale,
+    FriendlyResidual,
     GradientEMA,
     InverseRootFisher,
     InverseVariance,
@@ -12,46 +13,63 @@ from .ascent import (
 )
 from .base import SharpnessAware
 from .presam import PreSAM
-from .registry import OPTIMIZERS, build, check_parameters
+from .registry import OPTIMIZERS, build, check_parameters, complete_parameters
 from .universal import UniversalSAM
+from .variants.descent_rules import CRSAM, GNP, GSAM, WSAM, LookSAM
+from .variants.momentum import MSAM
+from .variants.policies import AESAM, LazySAM
 from .variants.sampled import DetSAM, FrobSAM, TraceSAM
 from .variants.two_pass import (
     ASAM,
     L1SAM,
     SAM,
     FisherSAM,
+    FriendlySAM,
     InfoSAM,
     LInfSAM,
+    ModifiedSSAM,
     NSupportSAM,
     PassThrough,
     VaSSO,
 )
 
 __all__ = [
+    "AESAM",
     "ASAM",
-    "OPTIMIZERS",
-    "SAM",
+    "CRSAM",
     "ConstraintPreconditioner",
     "DetSAM",
     "ElementwiseScale",
     "FisherSAM",
+    "FriendlyResidual",
+    "FriendlySAM",
     "FrobSAM",
+    "GNP",
+    "GSAM",
     "GradientEMA",
     "InfoSAM",
     "InverseRootFisher",
     "InverseVariance",
     "L1SAM",
     "LInfSAM",
+    "LazySAM",
+    "LookSAM",
+    "MSAM",
+    "ModifiedSSAM",
     "NSupportSAM",
+    "OPTIMIZERS",
     "ObjectivePreconditioner",
     "PassThrough",
     "PreSAM",
+    "SAM",
     "SharpnessAware",
     "SignGradient",
     "TopMagnitude",
     "TraceSAM",
     "UniversalSAM",
     "VaSSO",
+    "WSAM",
     "build",
     "check_parameters",
+    "complete_parameters",
 ]

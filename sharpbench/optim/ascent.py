@@ -19,12 +19,16 @@ from .components import Component
 
 
 class ObjectivePreconditioner(Component):
-    """Maps g to C g. Called exactly once per step that perturbs, with the gradient at x.
+    """Maps a direction v to C v. Called exactly once per step that perturbs.
 
+    ``gradients`` are those at x, from which C may take its statistics; ``direction`` is what the
+    preconditioner before it in the chain returned (the gradients themselves for the first).
     Positive multiples of C are equivalent: preSAM normalises.
     """
 
-    def apply(self, params: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+    def apply(
+        self, params: Sequence[Tensor], gradients: Sequence[Tensor], direction: Sequence[Tensor]
+    ) -> list[Tensor]:
         raise NotImplementedError(f"{type(self).__name__} must define apply")
 
 
@@ -44,7 +48,7 @@ class InverseVariance(ObjectivePreconditioner):
 
     Without a floor the perturbation collapses onto the handful of coordinates whose deviation happens
     to be smallest; the relative floor adds ``floor * mean(sigma^2)``, which keeps the rule invariant to
-    the scale of the loss.
+    the scale of the loss. In a chain sigma^2 is still that of the gradients at x.
 
     Args:
         alpha: in [0, 1].
@@ -64,7 +68,9 @@ class InverseVariance(ObjectivePreconditioner):
         self.ema = ema
         self.floor_kind = floor_kind
 
-    def apply(self, params: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+    def apply(
+        self, params: Sequence[Tensor], gradients: Sequence[Tensor], direction: Sequence[Tensor]
+    ) -> list[Tensor]:
         old_weight = 1.0 - self.alpha if self.ema == "new" else self.alpha
         gradients = list(gradients)
         mean = self.remembered("mean", params, gradients)
@@ -84,7 +90,7 @@ class InverseVariance(ObjectivePreconditioner):
             torch._foreach_mul_(variance, variance)
             torch._foreach_div_(variance, self.floor)
             torch._foreach_add_(variance, 1.0)
-        return list(torch._foreach_div(gradients, variance))
+        return list(torch._foreach_div(list(direction), variance))
 
 
 class GradientEMA(ObjectivePreconditioner):
@@ -94,15 +100,42 @@ class GradientEMA(ObjectivePreconditioner):
         super().__init__()
         self.theta = check_number("theta", theta, above=0.0, at_most=1.0)
 
-    def apply(self, params: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-        gradients = list(gradients)
-        slow = self.remembered("mean", params, gradients)
+    def apply(
+        self, params: Sequence[Tensor], gradients: Sequence[Tensor], direction: Sequence[Tensor]
+    ) -> list[Tensor]:
+        incoming = list(direction)
+        slow = self.remembered("mean", params, incoming)
         if self.theta == 1.0:
-            torch._foreach_copy_(slow, gradients)
+            torch._foreach_copy_(slow, incoming)
         else:
             torch._foreach_mul_(slow, 1.0 - self.theta)
-            torch._foreach_add_(slow, gradients, alpha=self.theta)
+            torch._foreach_add_(slow, incoming, alpha=self.theta)
         return [d.clone() for d in slow]
+
+
+class FriendlyResidual(ObjectivePreconditioner):
+    """C g = g - sigma m_old, m <- lam m + (1 - lam) g, m_0 = g_0: F-SAM (Li et al. 2024, 2403.12350).
+
+    The mean subtracted is the one from *before* this step; the first step subtracts nothing.
+    """
+
+    def __init__(self, sigma: float = 1.0, lam: float = 0.9) -> None:
+        super().__init__()
+        self.sigma = check_number("sigma", sigma)
+        self.lam = check_number("lam", lam, at_least=0.0, at_most=1.0)
+
+    def apply(
+        self, params: Sequence[Tensor], gradients: Sequence[Tensor], direction: Sequence[Tensor]
+    ) -> list[Tensor]:
+        incoming = list(direction)
+        known = self.memory.get("mean", {})
+        fresh = [p not in known for p in params]
+        mean = self.remembered("mean", params, incoming)
+        residual = [
+            g.clone() if new else g - self.sigma * m for g, m, new in zip(incoming, mean, fresh, strict=True)
+        ]
+        torch._foreach_lerp_(mean, incoming, 1.0 - self.lam)
+        return residual
 
 
 class TopMagnitude(ObjectivePreconditioner):
@@ -120,8 +153,10 @@ class TopMagnitude(ObjectivePreconditioner):
             raise must_be("n", "a whole number >= 1 or a fraction in (0, 1)", n)
         self.n = n
 
-    def apply(self, params: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-        flat = torch.cat([g.reshape(-1) for g in gradients])
+    def apply(
+        self, params: Sequence[Tensor], gradients: Sequence[Tensor], direction: Sequence[Tensor]
+    ) -> list[Tensor]:
+        flat = torch.cat([v.reshape(-1) for v in direction])
         count = self.n if self.n >= 1 else max(1, round(self.n * flat.numel()))
         count = min(int(count), flat.numel())
         magnitude = flat.abs()
@@ -135,17 +170,19 @@ class TopMagnitude(ObjectivePreconditioner):
             above = magnitude > threshold
             room = count - above.sum()
             mask = above | (ties & (ties.cumsum(0) <= room))
-            return _split(flat * mask, gradients)
+            return _split(flat * mask, direction)
         result = torch.zeros_like(flat)
         result[kept] = flat[kept]
-        return _split(result, gradients)
+        return _split(result, direction)
 
 
 class SignGradient(ObjectivePreconditioner):
     """C = diag(1/|g|), so C g = sign(g) with 0/0 = 0 (2501.06603, Table II row 1)."""
 
-    def apply(self, params: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-        return list(torch._foreach_sign(list(gradients)))
+    def apply(
+        self, params: Sequence[Tensor], gradients: Sequence[Tensor], direction: Sequence[Tensor]
+    ) -> list[Tensor]:
+        return list(torch._foreach_sign(list(direction)))
 
 
 class ElementwiseScale(ConstraintPreconditioner):

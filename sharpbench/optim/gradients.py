@@ -21,3 +21,31 @@ def complete(there: Gradients, at_x: Gradients) -> Gradients:
     return [
         torch.zeros_like(g) if t is None and g is not None else t for t, g in zip(there, at_x, strict=True)
     ]
+
+
+def inner(left: Gradients, right: Gradients) -> Tensor:
+    """``<left, right>`` over all parameters, 0-dim, without a host synchronisation.
+
+    >>> inner([torch.tensor([1.0, 2.0]), None], [torch.tensor([3.0, 4.0]), None])
+    tensor(11.)
+    """
+    products = [(a * b).sum() for a, b in zip(left, right, strict=True) if a is not None and b is not None]
+    return torch.stack([p.to(products[0].device) for p in products]).sum()
+
+
+def combine(*terms: tuple[float | Tensor, Gradients]) -> Gradients:
+    """``sum_j c_j G_j``; a parameter that a term misses counts as zero in it, as None if all miss it.
+
+    >>> combine((2.0, [torch.tensor([1.0]), None]), (1.0, [torch.tensor([3.0]), None]))
+    [tensor([5.]), None]
+    """
+    total: Gradients = [None] * len(terms[0][1])
+    for coefficient, gradients in terms:
+        present = [i for i, g in enumerate(gradients) if g is not None]
+        if not present:
+            continue
+        scaled = torch._foreach_mul([g for g in gradients if g is not None], coefficient)
+        for i, g in zip(present, scaled, strict=True):
+            so_far = total[i]
+            total[i] = g if so_far is None else so_far.add_(g)
+    return total

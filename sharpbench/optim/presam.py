@@ -20,7 +20,8 @@ class PreSAM(SharpnessAware):
     """Preconditioned SAM (arXiv 2501.06603): e = rho D^-2 C g / ||D^-1 C g||, base steps on g(x + e).
 
     Objective preconditioners C and a constraint preconditioner D may be combined, which the paper leaves
-    open: ``objective=[A, B]`` hands A's output to B (C = B A), and the constraint acts last.
+    open: ``objective=[A, B]`` hands A's output to B (C = B A; each takes its statistics from g itself),
+    and the constraint acts last.
 
     Args:
         objective: one preconditioner or a list; empty for C = I.
@@ -86,7 +87,7 @@ class PreSAM(SharpnessAware):
         """E for the gradients g at x; advances the preconditioners' memories."""
         direction = list(gradients)
         for part in self.objective:
-            direction = part.apply(params, direction)
+            direction = part.apply(params, gradients, direction)
         if self.constraint is None:
             norm = global_norm(direction if self.renormalize else gradients)
             return list(torch._foreach_mul(direction, self._radii(params, norm)))
@@ -115,16 +116,23 @@ class PreSAM(SharpnessAware):
     def handed_gradient(self, closures: Sequence[Closure]) -> tuple[Tensor, Gradients]:
         loss, at_x = self.evaluate(closures)
         params, gradients = self.with_gradient(at_x)
-        if not params:
-            return loss, at_x
+        if not params or not self.looks(gradients):
+            return loss, self.descend(at_x, None)
         _, there = self.evaluate_at(params, self.perturbation(params, gradients), closures)
         return loss, self.descend(at_x, complete(there, at_x))
+
+    def looks(self, gradients: Sequence[Tensor]) -> bool:
+        """Whether this step takes the second gradient at all (C = 0 where it does not)."""
+        return True
 
     def with_gradient(self, at_x: Gradients) -> tuple[list[Tensor], list[Tensor]]:
         """The parameters that have a gradient at x, and those gradients."""
         pairs = [(p, g) for p, g in zip(self.parameters(), at_x, strict=True) if g is not None]
         return [p for p, _ in pairs], [g for _, g in pairs]
 
-    def descend(self, at_x: Gradients, there: Gradients) -> Gradients:
-        """The gradient to hand to the base, from the gradients at x and at x + e. SAM: the latter."""
-        return there
+    def descend(self, at_x: Gradients, there: Gradients | None) -> Gradients:
+        """The gradient to hand to the base, from those at x and at x + e (None: no second look).
+
+        SAM's rule: the latter, or g itself on a step without a second look.
+        """
+        return at_x if there is None else there

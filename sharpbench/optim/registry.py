@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ..errors import InvalidInput, SharpbenchError, unknown_name
 from .base import SharpnessAware
 from .universal import UniversalSAM
-from .variants import sampled, two_pass
+from .variants import descent_rules, momentum, policies, sampled, two_pass
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,16 @@ _ENTRIES = (
     Entry("nsupport", two_pass.NSupportSAM),
     Entry("vasso", two_pass.VaSSO),
     Entry("infosam", two_pass.InfoSAM),
+    Entry("friendly", two_pass.FriendlySAM),
+    Entry("modified_ssam", two_pass.ModifiedSSAM),
+    Entry("lazy", policies.LazySAM, "1 + p"),
+    Entry("aesam", policies.AESAM, "1 + share of large gradients"),
+    Entry("gsam", descent_rules.GSAM),
+    Entry("gnp", descent_rules.GNP),
+    Entry("wsam", descent_rules.WSAM),
+    Entry("looksam", descent_rules.LookSAM, "1 + 1/k"),
+    Entry("crsam", descent_rules.CRSAM, "3"),
+    Entry("msam", momentum.MSAM, "1"),
     Entry("trace_sam", sampled.TraceSAM, "n + 1 (antithetic 2n + 1)"),
     Entry("det_sam", sampled.DetSAM, "n + 1 (antithetic 2n + 1)"),
     Entry("frob_sam", sampled.FrobSAM, "n + 1 (antithetic 2n + 1)"),
@@ -98,6 +108,19 @@ def build(name: str, base: Optimizer, model: nn.Module | None = None, **paramete
         raise InvalidInput(f"{name}: {error}") from error
 
 
+def complete_parameters(name: str, parameters: Mapping[str, Any], total_steps: int) -> dict[str, Any]:
+    """``parameters`` with ``total_steps`` filled in where the method asks for it and it isn't given.
+
+    >>> complete_parameters("aesam", {"delta": 0.8}, total_steps=100)
+    {'delta': 0.8, 'total_steps': 100}
+    """
+    factory = OPTIMIZERS[name].factory if name in OPTIMIZERS else _load(name)
+    filled = dict(parameters)
+    if "total_steps" in hyper_parameters(factory):
+        filled.setdefault("total_steps", total_steps)
+    return filled
+
+
 def check_parameters(name: str, parameters: Mapping[str, Any], where: str = "") -> None:
     """Raise InvalidInput unless ``build(name, base, **parameters)`` would work; ``where`` leads the message.
 
@@ -108,8 +131,8 @@ def check_parameters(name: str, parameters: Mapping[str, Any], where: str = "") 
     try:
         if name in OPTIMIZERS and OPTIMIZERS[name].needs_object:
             raise InvalidInput(f"{name} takes a measure object, so it can't be named in a suite")
-        probe = nn.Linear(2, 1)
-        build(name, torch.optim.SGD(probe.named_parameters(), lr=0.1), **dict(parameters))
+        probe = torch.optim.SGD(nn.Linear(2, 1).named_parameters(), lr=0.1, momentum=0.9)
+        build(name, probe, **complete_parameters(name, parameters, total_steps=1))
     except SharpbenchError as error:
         raise InvalidInput(f"{where}: {error}" if where else str(error)) from error
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..bench.spec import OptimizerSpec, TaskSpec
-from ..optim import OPTIMIZERS, build
+from ..optim import OPTIMIZERS, build, complete_parameters
 from .evaluate import evaluate
 from .schedules import factor
 from .streams import global_stream, stream
@@ -47,13 +47,14 @@ def train(
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> Training:
     """Train ``model`` in place. Stops early, and says why, when the loss is no longer finite."""
-    optimizer = build(method.name, base_optimizer(model, task, method), model=model, **method.parameters)
     result = Training()
     order = stream(seed, "order")
     count = len(train_set.labels)
     # Parts of nearly equal size: no example is dropped, and no batch is a remainder of two images.
     batches = max(1, round(count / task.batch_size))
     total_steps = task.epochs * batches
+    parameters = complete_parameters(method.name, method.parameters, total_steps)
+    optimizer = build(method.name, base_optimizer(model, task, method), model=model, **parameters)
     began = time.perf_counter()
     with global_stream(seed, "dropout"):
         for epoch in range(1, task.epochs + 1):

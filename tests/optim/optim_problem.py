@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sharpbench.optim import OPTIMIZERS, SharpnessAware, build
+from sharpbench.optim import OPTIMIZERS, SharpnessAware, complete_parameters
+from sharpbench.optim import build as build_exactly
 
 NAMES = [name for name, entry in OPTIMIZERS.items() if not entry.needs_object]
 
@@ -56,6 +57,13 @@ def problem(*, batchnorm: bool = False, dropout: bool = False, seed: int = 0) ->
 
 def sgd(model: nn.Module, **options: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.named_parameters(), **{"lr": 0.1, "momentum": 0.9, **options})
+
+
+def build(
+    name: str, base: torch.optim.Optimizer, model: nn.Module | None = None, **parameters: Any
+) -> SharpnessAware:
+    """As the harness builds: the length of the training is filled in where a method asks for it."""
+    return build_exactly(name, base, model, **complete_parameters(name, parameters, total_steps=6))
 
 
 def wrap(name: str, model: nn.Module, **parameters: Any) -> SharpnessAware:

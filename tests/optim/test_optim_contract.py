@@ -7,21 +7,27 @@ from typing import Any
 
 import pytest
 import torch
-from optim_problem import NAMES, problem, sgd, wrap
+from optim_problem import NAMES, build, problem, sgd, wrap
 from torch import Tensor, nn
 
 from sharpbench.errors import InvalidInput
-from sharpbench.optim import OPTIMIZERS, SharpnessAware, build
+from sharpbench.optim import OPTIMIZERS, SharpnessAware
 
 EVERY = pytest.mark.parametrize("name", NAMES)
 PERTURBING = pytest.mark.parametrize("name", [n for n in NAMES if n not in ("sgd", "adamw")])
 
 
+OCCASIONAL = ("lazy", "aesam", "looksam")
+#: rules whose only pass is at a perturbed point (momentum SAM)
+ELSEWHERE = ("msam",)
+
+
 def evaluations(opt: SharpnessAware) -> int:
+    """Gradient evaluations of a step that takes its second look."""
     samples = getattr(opt, "n_samples", None)
     if samples is not None:
         return samples + 1
-    return 1 if type(opt).__name__ == "PassThrough" else 2
+    return {"PassThrough": 1, "MSAM": 1, "CRSAM": 3}.get(type(opt).__name__, 2)
 
 
 @EVERY
@@ -30,6 +36,8 @@ def test_buffers_are_updated_once_per_step(name: str) -> None:
     twin = problem(batchnorm=True)
     opt = wrap(name, p.model)
     for i in range(3):
+        if name in ELSEWHERE and i > 0:
+            break
         with torch.no_grad():
             for a, b in zip(twin.model.parameters(), p.model.parameters(), strict=True):
                 a.copy_(b)
@@ -59,7 +67,7 @@ def test_all_passes_of_a_step_share_the_dropout_mask_and_leave_one_pass_of_rando
     torch.manual_seed(3)
     opt.step(p.closure(opt, 0))
     after = torch.get_rng_state()
-    assert len(masks) == evaluations(opt)
+    assert len(masks) == evaluations(opt) or name in OCCASIONAL
     assert all(torch.equal(masks[0], m) for m in masks)
     torch.manual_seed(3)
     p.model(p.batches[0][0])
@@ -80,10 +88,11 @@ def test_gradient_evaluations_are_counted(name: str) -> None:
 
     for _ in range(4):
         opt.step(closure)
-    assert opt.gradient_evaluations == calls == 4 * evaluations(opt)
+    assert opt.gradient_evaluations == calls
+    assert calls == 4 * evaluations(opt) if name not in OCCASIONAL else 4 <= calls <= 8
 
 
-@EVERY
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ELSEWHERE])
 def test_the_loss_returned_is_the_loss_at_x(name: str) -> None:
     p = problem()
     opt = wrap(name, p.model)
@@ -148,7 +157,7 @@ def assert_same(a: Any, b: Any) -> None:
 @EVERY
 def test_zero_gradient_moves_nothing_and_is_no_nan(name: str) -> None:
     model = nn.Linear(3, 1).double()
-    opt = build(name, torch.optim.SGD(model.named_parameters(), lr=0.1))
+    opt = build(name, torch.optim.SGD(model.named_parameters(), lr=0.1, momentum=0.9))
     before = [p.detach().clone() for p in model.parameters()]
 
     def closure() -> Tensor:
@@ -163,7 +172,7 @@ def test_zero_gradient_moves_nothing_and_is_no_nan(name: str) -> None:
         assert torch.equal(p, b)
 
 
-@PERTURBING
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("sgd", "adamw", "lazy", "msam")])
 def test_weights_come_back_bitwise_when_the_closure_raises_at_the_perturbed_point(name: str) -> None:
     p = problem(batchnorm=True)
     opt = wrap(name, p.model)
@@ -188,7 +197,7 @@ def test_weights_come_back_bitwise_when_the_closure_raises_at_the_perturbed_poin
 @PERTURBING
 def test_the_base_steps_from_exactly_x(name: str) -> None:
     p = problem()
-    base = sgd(p.model, lr=0.0, momentum=0.0)
+    base = sgd(p.model, lr=0.0)
     opt = build(name, base)
     before = p.weights()
     p.run(opt, 3)
@@ -210,7 +219,7 @@ def test_a_parameter_unused_in_the_second_pass_is_restored(name: str) -> None:
     p = problem()
     gate = nn.Parameter(torch.tensor([0.3], dtype=torch.float64))
     named = [*p.model.named_parameters(), ("gate.weight", gate)]
-    opt = build(name, torch.optim.SGD(named, lr=0.0))
+    opt = build(name, torch.optim.SGD(named, lr=0.0, momentum=0.9))
     x, y = p.batches[0]
     calls = 0
 
@@ -242,7 +251,9 @@ def test_learning_rate_schedulers_attach(name: str) -> None:
 def test_parameter_groups_keep_their_own_learning_rates(name: str) -> None:
     p = problem()
     named = list(p.model.named_parameters())
-    base = torch.optim.SGD([{"params": named[:2], "lr": 0.1}, {"params": named[2:], "lr": 0.0}], lr=1.0)
+    base = torch.optim.SGD(
+        [{"params": named[:2], "lr": 0.1}, {"params": named[2:], "lr": 0.0}], lr=1.0, momentum=0.9
+    )
     opt = build(name, base)
     before = [v.detach().clone() for _, v in named]
     p.run(opt, 2)
@@ -315,6 +326,31 @@ def test_bad_values_are_named(name: str) -> None:
         build(name, base, rho=float("nan"))
     with pytest.raises(InvalidInput, match=r"unknown parameter of .* 'rhoo'; did you mean 'rho'\?"):
         build(name, base, rhoo=0.1)
+
+
+def test_momentum_sam_comes_back_when_the_closure_raises() -> None:
+    p = problem(batchnorm=True)
+    opt = wrap("msam", p.model)
+    p.run(opt, 2)
+    inner = p.closure(opt, 0)
+    before = p.weights()
+    seen: list[Tensor] = []
+
+    def closure() -> Tensor:
+        inner()
+        seen.append(p.weights())
+        raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        opt.step(closure)
+    assert (seen[0] - before).norm().item() == pytest.approx(0.3)
+    assert torch.equal(p.weights(), before)
+
+
+def test_momentum_sam_needs_momentum() -> None:
+    p = problem()
+    with pytest.raises(InvalidInput, match="momentum of the base must be > 0"):
+        build("msam", sgd(p.model, momentum=0.0))
 
 
 def test_unknown_optimizer_names_the_nearest() -> None:

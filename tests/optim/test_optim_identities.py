@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optim_problem import problem, wrap
+from optim_problem import build, problem, wrap
 from torch import Tensor, nn
 
 from sharpbench.functionals import FROBENIUS, TRACE, sample_weights
@@ -20,7 +20,6 @@ from sharpbench.optim import (
     PreSAM,
     TopMagnitude,
     UniversalSAM,
-    build,
 )
 
 
@@ -42,23 +41,67 @@ SIZE = problem().weights().numel()
         ("infosam", {"floor": 1e14}, 1e-12),
         ("infosam", {"floor": 1e14, "floor_kind": "absolute"}, 1e-12),
         ("nsupport", {"n": SIZE}, 1e-14),
-        ("universal-constraint", {}, 1e-14),
+        ("gsam", {"alpha": 0.0}, 1e-14),
+        ("gnp", {"alpha": 1.0}, 1e-14),
+        ("wsam", {"gamma": 0.5, "decoupled": False}, 1e-14),
+        ("lazy", {"p": 1.0}, 0.0),
+        ("lazy", {"policy": lambda step: True}, 0.0),
+        ("looksam", {"k": 1}, 0.0),
+        ("crsam", {"gamma": 0.0, "beta": 0.0}, 1e-14),
+        ("friendly", {"sigma": 0.0}, 0.0),
+        ("modified_ssam", {"sparsity": 0.0, "floor": 1e14}, 1e-12),
     ],
 )
 def test_limits_equal_sam(name: str, parameters: dict[str, Any], tolerance: float) -> None:
-    if name == "universal-constraint":
-        p = problem()
-        opt = PreSAM(torch.optim.SGD(p.model.named_parameters(), lr=0.1, momentum=0.9), rho=0.1)
-        p.run(opt, 6)
-        ours = p.weights()
-    else:
-        ours = trajectory(name, rho=0.1, **parameters)
+    ours = trajectory(name, rho=0.1, **parameters)
     torch.testing.assert_close(ours, trajectory("sam", rho=0.1), rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["sam", "asam", "fishersam", "linf", "l1", "nsupport", "vasso", "infosam"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sam",
+        "asam",
+        "fishersam",
+        "linf",
+        "l1",
+        "nsupport",
+        "vasso",
+        "infosam",
+        "friendly",
+        "modified_ssam",
+        "lazy",
+        "aesam",
+        "looksam",
+        "msam",
+    ],
+)
 def test_rho_zero_is_the_base(name: str) -> None:
     assert torch.equal(trajectory(name, rho=0.0), trajectory("sgd"))
+
+
+@pytest.mark.parametrize("name", ["gsam", "gnp", "wsam", "crsam"])
+def test_rho_zero_is_the_base_up_to_round_off(name: str) -> None:
+    torch.testing.assert_close(trajectory(name, rho=0.0), trajectory("sgd"), rtol=0, atol=1e-13)
+
+
+def test_gsam_radius_follows_the_learning_rate() -> None:
+    p = problem()
+    opt = wrap("gsam", p.model, rho=0.2, rho_min=0.1, lr_max=0.1, lr_min=0.0)
+    assert opt.radius() == pytest.approx(0.2)
+    opt.param_groups[0]["lr"] = 0.05
+    assert opt.radius() == pytest.approx(0.15)
+
+
+def test_decoupled_wsam_equals_coupled_without_momentum() -> None:
+    """x - lr g - lr c (g_p - g) is the coupled step when the base is plain SGD."""
+    found = []
+    for decoupled in (True, False):
+        p = problem()
+        opt = build("wsam", torch.optim.SGD(p.model.named_parameters(), lr=0.1), decoupled=decoupled)
+        p.run(opt, 5)
+        found.append(p.weights())
+    torch.testing.assert_close(*found, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", ["trace_sam", "det_sam", "frob_sam"])
@@ -179,9 +222,9 @@ def test_asam_is_invariant_to_rescaling_relu_layers() -> None:
 
 def test_top_magnitude_breaks_ties_towards_the_first() -> None:
     g = torch.tensor([1.0, -2.0, 2.0, 2.0, 0.5])
-    assert TopMagnitude(1).apply([g], [g])[0].tolist() == [0.0, -2.0, 0.0, 0.0, 0.0]
-    assert TopMagnitude(2).apply([g], [g])[0].tolist() == [0.0, -2.0, 2.0, 0.0, 0.0]
-    assert TopMagnitude(0.4).apply([g], [g])[0].count_nonzero() == 2
+    assert TopMagnitude(1).apply([g], [g], [g])[0].tolist() == [0.0, -2.0, 0.0, 0.0, 0.0]
+    assert TopMagnitude(2).apply([g], [g], [g])[0].tolist() == [0.0, -2.0, 2.0, 0.0, 0.0]
+    assert TopMagnitude(0.4).apply([g], [g], [g])[0].count_nonzero() == 2
 
 
 def test_antithetic_frobenius_is_the_exact_gradient_of_its_own_estimate() -> None:

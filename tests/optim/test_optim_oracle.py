@@ -35,6 +35,12 @@ def with_draws(opt: Any, oracle: Any) -> None:
     opt.measure.mu = Injected(oracle["u"])
 
 
+def with_coin(opt: Any, oracle: Any) -> None:
+    opt.policy = lambda step: oracle["coin"][step] < opt.p
+
+
+MODIFIED = {"rho": "rho", "sparsity": "sparsity", "alpha": "alpha_new", "floor": "relfloor"}
+
 # oracle file -> (name, parameters from its hparams, preparation)
 Parameters = Callable[[dict[str, Any]], dict[str, Any]]
 CASES: dict[str, tuple[str, Parameters, Callable[[Any, Any], None] | None]] = {
@@ -57,6 +63,33 @@ CASES: dict[str, tuple[str, Parameters, Callable[[Any, Any], None] | None]] = {
         lambda h: {"rho": h["rho"], "alpha": h["weight_of_old"], "ema": "literal", "floor": h["floor"]},
         None,
     ),
+    "fsam_official_s1.0_l0.9": (
+        "friendly",
+        lambda h: {"rho": h["rho"], "sigma": h["sigma"], "lam": h["lmbda"]},
+        None,
+    ),
+    "modified_ssam": (
+        "modified_ssam",
+        lambda h: {k: h[n] for k, n in MODIFIED.items()},
+        None,
+    ),
+    "ssam_lazy_bernoulli0.5": ("lazy", lambda h: {"rho": h["rho"], "p": h["p"]}, with_coin),
+    "aesam": (
+        "aesam",
+        lambda h: {k: h[k] for k in ("rho", "delta", "lambda1", "lambda2")} | {"total_steps": h["T"]},
+        None,
+    ),
+    "gsam_juntang": ("gsam", lambda h: {"rho": h["rho"], "alpha": h["alpha"]}, None),
+    "gnp_paper": ("gnp", lambda h: {"rho": h["r"], "alpha": h["alpha"]}, None),
+    "wsam_atorch_dec": (
+        "wsam",
+        lambda h: {"rho": h["rho"], "gamma": h["gamma"], "decoupled": h["decouple"]},
+        None,
+    ),
+    "looksam_paper_global": ("looksam", lambda h: {k: h[k] for k in ("rho", "alpha", "k")}, None),
+    "crsam_official": ("crsam", lambda h: {k: h[k] for k in ("rho", "gamma", "beta")}, None),
+    "msam_official": ("msam", lambda h: {"rho": h["rho"]}, None),
+    "msam_micro16": ("sam", lambda h: {"rho": h["rho"], "m_sharpness": True}, None),
     "trace_sam_n1": ("trace_sam", lambda h: universal_parameters(h), with_draws),
     "det_sam_n1": ("det_sam", lambda h: universal_parameters(h), with_draws),
     "frob_sam_n2": ("frob_sam", lambda h: universal_parameters(h), with_draws),
@@ -78,27 +111,30 @@ def network(with_batchnorm: bool, flat: np.ndarray) -> nn.Module:
     return model
 
 
-def follow(oracle: Any, opt: SharpnessAware, model: nn.Module) -> list[float]:
+def follow(oracle: Any, opt: SharpnessAware, model: nn.Module, parts: int = 1) -> list[float]:
     digits = load_digits()
     inputs = torch.from_numpy(digits.data / 16.0)
     targets = torch.from_numpy(digits.target).long()
     losses = []
     for rows in oracle["batch_idx"]:
-        x, y = inputs[rows], targets[rows]
+        closures = []
+        for part in np.split(rows, parts):
 
-        def closure(x: torch.Tensor = x, y: torch.Tensor = y) -> torch.Tensor:
-            opt.zero_grad()
-            loss = nn.functional.cross_entropy(model(x), y)
-            loss.backward()
-            return loss
+            def closure(x: Any = inputs[part], y: Any = targets[part]) -> torch.Tensor:
+                opt.zero_grad()
+                loss = nn.functional.cross_entropy(model(x), y)
+                loss.backward()
+                return loss
 
-        losses.append(opt.step(closure).item())
+            closures.append(closure)
+        losses.append(opt.step(closures).item())
     return losses
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_oracle(case: str) -> None:
-    oracle = np.load(ORACLES / f"{case}.npz", allow_pickle=False)
+    with np.load(ORACLES / f"{case}.npz", allow_pickle=False) as archive:
+        oracle = dict(archive)
     hyper = json.loads(str(oracle["hparams"]))
     name, parameters, prepare = CASES[case]
     model = network("running_mean" in oracle, oracle["w0"])
@@ -111,7 +147,7 @@ def test_oracle(case: str) -> None:
     opt = build(name, base, **parameters(hyper))
     if prepare is not None:
         prepare(opt, oracle)
-    losses = follow(oracle, opt, model)
+    losses = follow(oracle, opt, model, hyper.get("chunks", 1))
     weights = nn.utils.parameters_to_vector(model.parameters()).detach().numpy()
     tolerance = TOLERANCE.get(case, 1e-12)
     compared = 0

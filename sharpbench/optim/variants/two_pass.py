@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ...checks import check_number
 from ...errors import must_be
 from ..ascent import (
     ElementwiseScale,
+    FriendlyResidual,
     GradientEMA,
     InverseRootFisher,
     InverseVariance,
+    ObjectivePreconditioner,
     SignGradient,
     TopMagnitude,
 )
@@ -111,7 +114,7 @@ class LInfSAM(PreSAM):
     def perturbation(self, params: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
         if not self.ball:
             return super().perturbation(params, gradients)
-        signs = self.objective[0].apply(params, gradients)
+        signs = self.objective[0].apply(params, gradients, gradients)
         return list(torch._foreach_mul(signs, self._radii(params, torch.ones_like(signs[0].sum()))))
 
 
@@ -188,3 +191,50 @@ class InfoSAM(PreSAM):
         **common: Any,
     ) -> None:
         super().__init__(base, rho=rho, objective=InverseVariance(alpha, ema, floor, floor_kind), **common)
+
+
+class FriendlySAM(PreSAM):
+    """Friendly SAM: e along the batch-specific part of the gradient, g - sigma m_old.
+
+    Li et al. 2024, arXiv 2403.12350, Algorithm 1: m <- lam m + (1 - lam) g, m_0 = g_0; the mean subtracted
+    is that of the step before, as in the published code, so the first step is SAM.
+    Defaults rho .05, sigma 1, lam .9. Cost: 2 gradients a step.
+
+    Example:
+        >>> FriendlySAM(torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1))
+        FriendlySAM(rho=0.05, base=SGD)
+    """
+
+    def __init__(
+        self, base: Optimizer, *, rho: float = 0.05, sigma: float = 1.0, lam: float = 0.9, **common: Any
+    ) -> None:
+        super().__init__(base, rho=rho, objective=FriendlyResidual(sigma, lam), **common)
+
+
+class ModifiedSSAM(PreSAM):
+    """Modified sparse SAM: the mask first, then InfoSAM on the masked gradient, renormalised to rho.
+
+    arXiv 2501.06603, section III.C. The mask keeps the 1 - sparsity share of entries with the largest
+    |g|. Defaults rho .1, sparsity .5, and InfoSAM's alpha .05 and relative floor .1.
+    Cost: 2 gradients a step.
+
+    Example:
+        >>> ModifiedSSAM(torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1), sparsity=0.8)
+        ModifiedSSAM(rho=0.1, base=SGD)
+    """
+
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        rho: float = 0.1,
+        sparsity: float = 0.5,
+        alpha: float = 0.05,
+        floor: float = 0.1,
+        **common: Any,
+    ) -> None:
+        check_number("sparsity", sparsity, at_least=0.0, below=1.0)
+        chain: list[ObjectivePreconditioner] = [InverseVariance(alpha, floor=floor)]
+        if sparsity > 0:
+            chain.insert(0, TopMagnitude(float(1.0 - sparsity)))
+        super().__init__(base, rho=rho, objective=chain, **common)
