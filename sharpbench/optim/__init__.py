@@ -12,6 +12,7 @@ from .ascent import (
     TopMagnitude,
 )
 from .base import SharpnessAware
+from .closures import BatchLoss
 from .presam import PreSAM
 from .registry import OPTIMIZERS, build, check_parameters, complete_parameters
 from .universal import UniversalSAM
@@ -19,6 +20,7 @@ from .variants.descent_rules import CRSAM, GNP, GSAM, WSAM, LookSAM
 from .variants.momentum import MSAM
 from .variants.policies import AESAM, LazySAM
 from .variants.sampled import DetSAM, FrobSAM, TraceSAM
+from .variants.sparse import ESAM, SSAMD, SSAMF, ModifiedSSAM
 from .variants.two_pass import (
     ASAM,
     L1SAM,
@@ -27,7 +29,6 @@ from .variants.two_pass import (
     FriendlySAM,
     InfoSAM,
     LInfSAM,
-    ModifiedSSAM,
     NSupportSAM,
     PassThrough,
     VaSSO,
@@ -36,9 +37,11 @@ from .variants.two_pass import (
 __all__ = [
     "AESAM",
     "ASAM",
+    "BatchLoss",
     "CRSAM",
     "ConstraintPreconditioner",
     "DetSAM",
+    "ESAM",
     "ElementwiseScale",
     "FisherSAM",
     "FriendlyResidual",
@@ -62,6 +65,8 @@ __all__ = [
     "PassThrough",
     "PreSAM",
     "SAM",
+    "SSAMD",
+    "SSAMF",
     "SharpnessAware",
     "SignGradient",
     "TopMagnitude",

@@ -78,3 +78,13 @@ class RandomGuard:
         torch.set_rng_state(state[0])
         for device, value in zip(self.cuda, state[1:], strict=True):
             torch.cuda.set_rng_state(value, device)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """The streams after the block stand where they stood before it."""
+        before = self.state()
+        try:
+            yield
+        finally:
+            if self.active:
+                self.set(before)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ..errors import InvalidInput, SharpbenchError, unknown_name
 from .base import SharpnessAware
 from .universal import UniversalSAM
-from .variants import descent_rules, momentum, policies, sampled, two_pass
+from .variants import descent_rules, momentum, policies, sampled, sparse, two_pass
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Entry:
         evaluations: gradient evaluations a step, for people.
         base: the base optimizer it stands for, or "" when it wraps the task's own.
         needs_object: True when a parameter can't be written in a suite file.
+        needs_examples: True when the closure must be a ``BatchLoss``.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Entry:
     evaluations: str = "2"
     base: str = ""
     needs_object: bool = False
+    needs_examples: bool = False
 
     @property
     def summary(self) -> str:
@@ -60,7 +62,10 @@ _ENTRIES = (
     Entry("vasso", two_pass.VaSSO),
     Entry("infosam", two_pass.InfoSAM),
     Entry("friendly", two_pass.FriendlySAM),
-    Entry("modified_ssam", two_pass.ModifiedSSAM),
+    Entry("modified_ssam", sparse.ModifiedSSAM),
+    Entry("ssam_f", sparse.SSAMF, "2 (+ fisher_samples single examples a refresh)", needs_examples=True),
+    Entry("ssam_d", sparse.SSAMD),
+    Entry("esam", sparse.ESAM, "2 (the second on a share of the examples)", needs_examples=True),
     Entry("lazy", policies.LazySAM, "1 + p"),
     Entry("aesam", policies.AESAM, "1 + share of large gradients"),
     Entry("gsam", descent_rules.GSAM),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..bench.spec import OptimizerSpec, TaskSpec
-from ..optim import OPTIMIZERS, build, complete_parameters
+from ..optim import OPTIMIZERS, BatchLoss, build, complete_parameters
 from .evaluate import evaluate
 from .schedules import factor
 from .streams import global_stream, stream
@@ -68,15 +68,12 @@ def train(
                 x, y = train_set.inputs[rows], train_set.labels[rows]
                 at_x: list[Tensor] = []
 
-                def closure(x: Tensor = x, y: Tensor = y, at_x: list[Tensor] = at_x) -> Tensor:
-                    optimizer.zero_grad()
+                def losses(x: Tensor = x, y: Tensor = y, at_x: list[Tensor] = at_x) -> Tensor:
                     logits = model(x)
                     at_x.append(logits.detach())
-                    loss = nn.functional.cross_entropy(logits, y)
-                    loss.backward()
-                    return loss
+                    return nn.functional.cross_entropy(logits, y, reduction="none")
 
-                loss = optimizer.step(closure)
+                loss = optimizer.step(BatchLoss(optimizer, losses))
                 loss_sum += loss * len(y)
                 right += (at_x[0].argmax(1) == y).sum()  # the first pass is the one at the weights
                 result.steps += 1

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sharpbench.optim import OPTIMIZERS, SharpnessAware, complete_parameters
+from sharpbench.optim import OPTIMIZERS, BatchLoss, SharpnessAware, complete_parameters
 from sharpbench.optim import build as build_exactly
 
 NAMES = [name for name, entry in OPTIMIZERS.items() if not entry.needs_object]
@@ -22,16 +22,9 @@ class Problem:
     model: nn.Module
     batches: list[tuple[Tensor, Tensor]]
 
-    def closure(self, opt: torch.optim.Optimizer, index: int) -> Callable[[], Tensor]:
+    def closure(self, opt: torch.optim.Optimizer, index: int) -> BatchLoss:
         x, y = self.batches[index % len(self.batches)]
-
-        def closure() -> Tensor:
-            opt.zero_grad()
-            loss = nn.functional.cross_entropy(self.model(x), y)
-            loss.backward()
-            return loss
-
-        return closure
+        return BatchLoss(opt, lambda: nn.functional.cross_entropy(self.model(x), y, reduction="none"))
 
     def run(self, opt: torch.optim.Optimizer, steps: int, start: int = 0) -> list[float]:
         return [opt.step(self.closure(opt, i)).item() for i in range(start, start + steps)]
@@ -68,3 +61,14 @@ def build(
 
 def wrap(name: str, model: nn.Module, **parameters: Any) -> SharpnessAware:
     return build(name, sgd(model), **parameters)
+
+
+def each_call(inner: BatchLoss, act: Callable[[Tensor], None]) -> BatchLoss:
+    """``inner`` with ``act`` called on the losses of every evaluation."""
+
+    def losses() -> Tensor:
+        values = inner.losses()
+        act(values)
+        return values
+
+    return BatchLoss(inner.optimizer, losses)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ...checks import check_number
 from ...errors import must_be
 from ..ascent import (
     ElementwiseScale,
@@ -17,7 +16,6 @@ from ..ascent import (
     GradientEMA,
     InverseRootFisher,
     InverseVariance,
-    ObjectivePreconditioner,
     SignGradient,
     TopMagnitude,
 )
@@ -209,32 +207,3 @@ class FriendlySAM(PreSAM):
         self, base: Optimizer, *, rho: float = 0.05, sigma: float = 1.0, lam: float = 0.9, **common: Any
     ) -> None:
         super().__init__(base, rho=rho, objective=FriendlyResidual(sigma, lam), **common)
-
-
-class ModifiedSSAM(PreSAM):
-    """Modified sparse SAM: the mask first, then InfoSAM on the masked gradient, renormalised to rho.
-
-    arXiv 2501.06603, section III.C. The mask keeps the 1 - sparsity share of entries with the largest
-    |g|. Defaults rho .1, sparsity .5, and InfoSAM's alpha .05 and relative floor .1.
-    Cost: 2 gradients a step.
-
-    Example:
-        >>> ModifiedSSAM(torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1), sparsity=0.8)
-        ModifiedSSAM(rho=0.1, base=SGD)
-    """
-
-    def __init__(
-        self,
-        base: Optimizer,
-        *,
-        rho: float = 0.1,
-        sparsity: float = 0.5,
-        alpha: float = 0.05,
-        floor: float = 0.1,
-        **common: Any,
-    ) -> None:
-        check_number("sparsity", sparsity, at_least=0.0, below=1.0)
-        chain: list[ObjectivePreconditioner] = [InverseVariance(alpha, floor=floor)]
-        if sparsity > 0:
-            chain.insert(0, TopMagnitude(float(1.0 - sparsity)))
-        super().__init__(base, rho=rho, objective=chain, **common)
