@@ -9,13 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from ..checks import check_number
 from ..errors import InvalidInput
 from .components import Component
+from .diagnostics import Diagnostics
 from .gradients import Gradients, add
 from .guards import BufferGuard, RandomGuard
+from .scaling import LossScale, Overflow
 
 Closure = Callable[[], Tensor]
 
@@ -43,6 +46,9 @@ class SharpnessAware(Optimizer):
         same_rng: all passes of a step draw the same random numbers (dropout masks).
         m_sharpness: with a list of closures, apply the whole rule to each part and average the handed
             gradients (m-sharpness, arXiv 2010.01412 section 4.1), instead of accumulating first.
+        diagnostics: gather what ``self.diagnostics.read()`` reports (see ``Diagnostics``).
+        scaler: a ``torch.amp.GradScaler`` for fp16 autocast; the closure calls ``scaler.scale(loss)``
+            before ``backward`` and returns the unscaled loss. ``step`` unscales, steps and updates it.
 
     Raises:
         InvalidInput: negative rho; half-precision weights, in which a perturbation is mostly rounded
@@ -50,7 +56,7 @@ class SharpnessAware(Optimizer):
     """
 
     #: parameters of the constructor that are not hyper-parameters of the method
-    plumbing = ("base", "model")
+    plumbing = ("base", "model", "scaler")
 
     def __init__(
         self,
@@ -60,6 +66,8 @@ class SharpnessAware(Optimizer):
         model: nn.Module | None = None,
         same_rng: bool = True,
         m_sharpness: bool = False,
+        diagnostics: bool = False,
+        scaler: GradScaler | None = None,
     ) -> None:
         if not isinstance(base, Optimizer):
             raise InvalidInput(
@@ -71,6 +79,8 @@ class SharpnessAware(Optimizer):
         self.m_sharpness = m_sharpness
         self.base = base
         self.buffers = BufferGuard(model)
+        self.diagnostics = Diagnostics() if diagnostics else None
+        self.scale = LossScale(scaler) if scaler is not None and scaler.is_enabled() else None
         self.gradient_evaluations = 0
         self.forward_evaluations = 0
         self.steps = 0
@@ -119,6 +129,30 @@ class SharpnessAware(Optimizer):
                 "returns the loss (a sharpness-aware step evaluates the mini-batch more than once)"
             )
         self._calls = 0
+        params = self.parameters()
+        # Only an fp16 overflow takes a step back, so only then are the memories worth a copy.
+        before = {n: part.state_dict(params) for n, part in self.components().items()} if self.scale else {}
+        try:
+            loss, handed = self._all_parts(closures)
+        except Overflow as overflow:
+            for name, part in self.components().items():
+                part.load_state_dict(before[name], params)
+            assert self.scale is not None
+            self.scale.skip(self.base, params)
+            self.gradient_evaluations += self._calls // len(closures)
+            return overflow.loss
+        if self.scale is not None:
+            self.scale.step(self.base, handed, params)
+        else:
+            for p, gradient in zip(params, handed, strict=True):
+                p.grad = gradient
+            self.base.step()
+        self.after_base_step()
+        self.steps += 1
+        self.gradient_evaluations += self._calls // len(closures)
+        return loss
+
+    def _all_parts(self, closures: list[Closure]) -> tuple[Tensor, Gradients]:
         parts = [[c] for c in closures] if self.m_sharpness else [closures]
         loss, handed = self._passes(parts[0])
         for part in parts[1:]:
@@ -128,13 +162,7 @@ class SharpnessAware(Optimizer):
         if len(parts) > 1:
             loss = loss / len(parts)
             torch._foreach_div_([g for g in handed if g is not None], float(len(parts)))
-        for p, gradient in zip(self.parameters(), handed, strict=True):
-            p.grad = gradient
-        self.base.step()
-        self.after_base_step()
-        self.steps += 1
-        self.gradient_evaluations += self._calls // len(closures)
-        return loss
+        return loss, handed
 
     def _passes(self, closures: Sequence[Closure]) -> tuple[Tensor, Gradients]:
         self._random = RandomGuard({p.device for p in self.parameters()}, self.same_rng)
@@ -159,6 +187,8 @@ class SharpnessAware(Optimizer):
                 )
             self._calls += 1
             taken = self._take()
+            if self.scale is not None:
+                self.scale.unscale(taken, loss.detach())
             total = loss.detach() if total is None else total + loss.detach()
             gradients = add(gradients, taken) if gradients else taken
         if len(closures) > 1:

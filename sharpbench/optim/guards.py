@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -40,19 +41,18 @@ class BufferGuard:
             if id(module) not in seen:
                 remember(module)
 
-        hook = None
-        if self.model is not None:
-            remember(self.model)
-        else:
-            hook = nn.modules.module.register_module_forward_pre_hook(before_forward)
-        try:
+        with ExitStack() as stack:
+            stack.callback(_put_back, saved)
+            if self.model is not None:
+                remember(self.model)
+            else:
+                # torch.compile warns that a global hook fires once more for the compiled module; here that
+                # is harmless, since a module is remembered once.
+                stack.enter_context(warnings.catch_warnings())
+                warnings.filterwarnings("ignore", message=".*when there are global hooks on modules")
+                hook = nn.modules.module.register_module_forward_pre_hook(before_forward)
+                stack.callback(hook.remove)
             yield
-        finally:
-            if hook is not None:
-                hook.remove()
-            with torch.no_grad():
-                for buffer, value in saved.values():
-                    buffer.copy_(value)
 
 
 class RandomGuard:
@@ -88,3 +88,9 @@ class RandomGuard:
         finally:
             if self.active:
                 self.set(before)
+
+
+@torch.no_grad()
+def _put_back(saved: dict[int, tuple[Tensor, Tensor]]) -> None:
+    for buffer, value in saved.values():
+        buffer.copy_(value)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ..checks import check_number
@@ -14,6 +15,9 @@ from .ascent import ConstraintPreconditioner, ObjectivePreconditioner, global_no
 from .base import Closure, SharpnessAware
 from .components import Component
 from .gradients import Gradients, complete
+
+# SAM's default radius, the one that rho="auto" refers to.
+REFERENCE_RHO = 0.05
 
 
 class PreSAM(SharpnessAware):
@@ -26,11 +30,17 @@ class PreSAM(SharpnessAware):
     Args:
         objective: one preconditioner or a list; empty for C = I.
         constraint: a constraint preconditioner, or None for D = I.
-        rho: radius of the ball ``||D e|| <= rho``.
+        rho: radius of the ball ``||D e|| <= rho``; ``"auto"`` for constraint preconditioners, see below.
         renormalize: when False, divide by the norm of the *whole* gradient, ``||g||``, instead of
             ``||D^-1 C g||`` (sparse SAM's published rule), so that e is shorter than rho.
         epsilon: added to that norm, >= 0. Zero by default (a zero gradient is safe without it); variants
             whose published code adds a constant large enough to show in the weights set it.
+
+    Automatic radius. Since ``||D^-1 v|| <= D_0 ||v||`` with D_0 = max_t max_i (D_t^-1)_ii, eq. 5 gives
+    ``||e|| = rho ||D^-2 C g|| / ||D^-1 C g|| <= rho D_0``: D_0, through which alone D enters the rate of
+    Theorem 1, is the factor by which D can stretch the radius. ``rho="auto"`` therefore uses
+    rho = .05 / D_0, with D_0 the running maximum of max_i (D_t^-1)_ii over the steps so far, so that no
+    perturbation is ever longer than SAM's default. Without a constraint it is SAM's default itself.
 
     Cost: 2 gradient evaluations a step.
 
@@ -53,16 +63,19 @@ class PreSAM(SharpnessAware):
         self,
         base: Optimizer,
         *,
-        rho: float = 0.05,
+        rho: float | str = 0.05,
         objective: ObjectivePreconditioner | Sequence[ObjectivePreconditioner] = (),
         constraint: ConstraintPreconditioner | None = None,
         renormalize: bool = True,
         epsilon: float = 0.0,
-        model: nn.Module | None = None,
-        same_rng: bool = True,
-        m_sharpness: bool = False,
+        **common: Any,
     ) -> None:
-        super().__init__(base, rho=rho, model=model, same_rng=same_rng, m_sharpness=m_sharpness)
+        self.adapt = rho == "auto"
+        if isinstance(rho, str):
+            if not self.adapt:
+                raise must_be("rho", "a number >= 0 or 'auto'", rho)
+            rho = REFERENCE_RHO
+        super().__init__(base, rho=rho, **common)
         chain = [objective] if isinstance(objective, ObjectivePreconditioner) else list(objective)
         for part in chain:
             if not isinstance(part, ObjectivePreconditioner):
@@ -92,6 +105,13 @@ class PreSAM(SharpnessAware):
             norm = global_norm(direction if self.renormalize else gradients)
             return list(torch._foreach_mul(direction, self._radii(params, norm)))
         inverse = self.constraint.inverse(params, gradients)
+        if self.adapt or self.diagnostics is not None:
+            largest = torch.stack(torch._foreach_norm(inverse, float("inf"))).max()
+            if self.diagnostics is not None:
+                self.diagnostics.add("inverse_constraint_max", largest)
+            if self.adapt:
+                seen = self.constraint.scalars.get("largest_inverse", largest)
+                self.constraint.scalars["largest_inverse"] = torch.maximum(seen.to(largest.device), largest)
         scaled = torch._foreach_mul(direction, inverse)  # D^-1 C g
         norm = global_norm(scaled if self.renormalize else gradients)
         moved = torch._foreach_mul(scaled, inverse)
@@ -102,8 +122,11 @@ class PreSAM(SharpnessAware):
         """Rho / norm for each parameter, with the group's own rho where it has one."""
         if self.epsilon:
             norm = norm + self.epsilon
+        radius: float | Tensor = self.radius()
+        if self.adapt and self.constraint is not None:
+            radius = radius / self.constraint.scalars["largest_inverse"]
         own = {p: g["rho"] for g in self.param_groups if "rho" in g for p in g["params"]}
-        common = radius_over(norm, self.radius())
+        common = radius_over(norm, radius)
         return [
             (radius_over(norm, own[p]) if p in own else common).to(device=p.device, dtype=p.dtype)
             for p in params
@@ -116,9 +139,15 @@ class PreSAM(SharpnessAware):
     def handed_gradient(self, closures: Sequence[Closure]) -> tuple[Tensor, Gradients]:
         loss, at_x = self.evaluate(closures)
         params, gradients = self.with_gradient(at_x)
-        if not params or not self.looks(gradients):
+        looks = bool(params) and self.looks(gradients)
+        if self.diagnostics is not None and params:
+            self.diagnostics.gradient(gradients, looks)
+        if not looks:
             return loss, self.descend(at_x, None)
-        _, there = self.evaluate_at(params, self.perturbation(params, gradients), closures)
+        e = self.perturbation(params, gradients)
+        if self.diagnostics is not None:
+            self.diagnostics.perturbation(e, gradients)
+        _, there = self.evaluate_at(params, e, closures)
         return loss, self.descend(at_x, complete(there, at_x))
 
     def looks(self, gradients: Sequence[Tensor]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from ..errors import InvalidInput, SharpbenchError, unknown_name
@@ -48,7 +49,7 @@ class Entry:
         return hyper_parameters(self.factory)
 
 
-COMMON = {"same_rng": True, "m_sharpness": False}
+COMMON = {"same_rng": True, "m_sharpness": False, "diagnostics": False}
 
 _ENTRIES = (
     Entry("sgd", two_pass.PassThrough, "1", base="sgd"),
@@ -82,13 +83,20 @@ _ENTRIES = (
 OPTIMIZERS: Mapping[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 
 
-def build(name: str, base: Optimizer, model: nn.Module | None = None, **parameters: Any) -> SharpnessAware:
+def build(
+    name: str,
+    base: Optimizer,
+    model: nn.Module | None = None,
+    scaler: GradScaler | None = None,
+    **parameters: Any,
+) -> SharpnessAware:
     """The optimizer called ``name`` around ``base``.
 
     Args:
         name: a registered name, or ``"MODULE:CLASS"`` for a class of your own that takes the base first.
         base: the base optimizer, best built from ``model.named_parameters()``.
         model: the module whose buffers (BatchNorm statistics) to protect; found by itself when not given.
+        scaler: a ``torch.amp.GradScaler``, for fp16 autocast.
         parameters: the method's hyper-parameters.
 
     Raises:
@@ -106,7 +114,7 @@ def build(name: str, base: Optimizer, model: nn.Module | None = None, **paramete
         if key not in allowed and (name in OPTIMIZERS or not open_ended):
             raise unknown_name(f"parameter of {name!r}", key, allowed)
     if issubclass(factory, SharpnessAware):
-        parameters["model"] = model
+        parameters |= {"model": model, "scaler": scaler}
     try:
         return factory(base, **parameters)
     except SharpbenchError as error:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ..checks import check_number
@@ -14,6 +15,7 @@ from ..functionals import UniversalMeasure, sample_weights
 from .base import Closure, SharpnessAware
 from .components import Component
 from .gradients import Gradients, complete
+from .ranks import mean_over_ranks
 
 
 class UniversalSAM(SharpnessAware):
@@ -68,11 +70,9 @@ class UniversalSAM(SharpnessAware):
         weight: float = 1.0,
         sampling: str = "plain",
         seed: int = 0,
-        model: nn.Module | None = None,
-        same_rng: bool = True,
-        m_sharpness: bool = False,
+        **common: Any,
     ) -> None:
-        super().__init__(base, rho=rho, model=model, same_rng=same_rng, m_sharpness=m_sharpness)
+        super().__init__(base, rho=rho, **common)
         for part in ("psi", "phi", "mu"):
             if not hasattr(measure, part):
                 raise InvalidInput(f"measure must have psi, phi and mu, but {measure!r} has no {part}")
@@ -112,7 +112,10 @@ class UniversalSAM(SharpnessAware):
                 gradients.append(complete(gradient, at_x))
             deltas.append(rise / (len(signs) * self.rho**2))
             looks.append(gradients)
-        weights = sample_weights(self.measure, torch.stack(deltas)) * self.weight
+        samples = torch.stack(deltas)
+        # Each rank has seen its own part of the mini-batch; the weights must be those of the whole.
+        mean_over_ranks([samples])
+        weights = sample_weights(self.measure, samples) * self.weight
         return loss, self._combine(at_x, looks, weights / len(signs), len(signs))
 
     def _combine(

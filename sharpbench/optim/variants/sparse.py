@@ -17,6 +17,7 @@ from ..base import Closure
 from ..closures import example_losses
 from ..gradients import Gradients, complete
 from ..presam import PreSAM
+from ..ranks import mean_over_ranks
 
 # What the published codes of sparse SAM and ESAM add to the norm; it shows in the weights at that size.
 PUBLISHED_EPSILON = 1e-7
@@ -106,6 +107,7 @@ class SSAMF(PreSAM):
                 for total, g in zip(fisher, gradients, strict=True):
                     if g is not None:
                         total += g.detach() ** 2
+        mean_over_ranks(fisher)  # autograd.grad does not pass through DDP
         size = sum(p.numel() for p in params)
         self.mask.set(params, top_mask(fisher, max(1, int(size * (1.0 - self.sparsity)))))
 

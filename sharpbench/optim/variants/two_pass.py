@@ -62,7 +62,7 @@ class ASAM(PreSAM):
     Kwon et al. 2021, arXiv 2102.11600, eq. 8. Defaults rho .5, eta .01 (theirs for CIFAR-10). The official
     code rescales only parameters whose name contains "weight" (``rescale="weights"``, the default, which
     needs a base built from ``model.named_parameters()``); ``"all"`` is the paper's formula. Its radius is
-    not SAM's: 5 to 10 times larger. Cost: 2 gradients a step.
+    not SAM's: 5 to 10 times larger; ``rho="auto"`` finds one (see ``PreSAM``). Cost: 2 gradients a step.
 
     Example:
         >>> model = torch.nn.Linear(2, 1)
@@ -71,7 +71,13 @@ class ASAM(PreSAM):
     """
 
     def __init__(
-        self, base: Optimizer, *, rho: float = 0.5, eta: float = 0.01, rescale: str = "weights", **common: Any
+        self,
+        base: Optimizer,
+        *,
+        rho: float | str = 0.5,
+        eta: float = 0.01,
+        rescale: str = "weights",
+        **common: Any,
     ) -> None:
         super().__init__(base, rho=rho, constraint=ElementwiseScale(eta, rescale), **common)
 
@@ -80,14 +86,15 @@ class FisherSAM(PreSAM):
     """Fisher SAM: e = rho F^-1 g / sqrt(g^T F^-1 g), F = 1 + eta g^2 (the batch gradient squared).
 
     Kim et al. 2022, arXiv 2206.04920, Algorithm 1. Defaults rho .1, eta 1. A constraint preconditioner
-    D = F^(1/2), so rho does not compare with SAM's. Cost: 2 gradients a step.
+    D = F^(1/2), so rho does not compare with SAM's (``rho="auto"``: see ``PreSAM``).
+    Cost: 2 gradients a step.
 
     Example:
         >>> FisherSAM(torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1))
         FisherSAM(rho=0.1, base=SGD)
     """
 
-    def __init__(self, base: Optimizer, *, rho: float = 0.1, eta: float = 1.0, **common: Any) -> None:
+    def __init__(self, base: Optimizer, *, rho: float | str = 0.1, eta: float = 1.0, **common: Any) -> None:
         super().__init__(base, rho=rho, constraint=InverseRootFisher(eta), **common)
 
 
