@@ -23,21 +23,22 @@ def mlp(shape: Shape, classes: int, widths: tuple[int, ...] = (256, 256)) -> nn.
 
 
 def small_cnn(shape: Shape, classes: int, width: int = 16) -> nn.Module:
-    """Two 3x3 convolutions with BatchNorm and ReLU, 2x2 max-pooling after each, one linear layer.
+    """Two 3x3 convolutions with BatchNorm and ReLU, the first with stride 2; 2x2 mean-pooling; one linear layer.
 
     >>> sum(p.numel() for p in small_cnn((1, 8, 8), 10).parameters())
     6138
     """
     channels, height, pixels = shape
+    # Stride and mean-pooling instead of max-pooling: on small images it halves the cost of a step, and the
+    # network stays as smooth as its ReLUs.
     return nn.Sequential(
-        nn.Conv2d(channels, width, 3, padding=1, bias=False),
+        nn.Conv2d(channels, width, 3, padding=1, stride=2, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(),
-        nn.MaxPool2d(2),
         nn.Conv2d(width, 2 * width, 3, padding=1, bias=False),
         nn.BatchNorm2d(2 * width),
         nn.ReLU(),
-        nn.MaxPool2d(2),
+        nn.AvgPool2d(2),
         nn.Flatten(),
-        nn.Linear(2 * width * (height // 4) * (pixels // 4), classes),
+        nn.Linear(2 * width * ((height + 1) // 4) * ((pixels + 1) // 4), classes),
     )
