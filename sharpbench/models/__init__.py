@@ -23,7 +23,7 @@ class ModelEntry:
 MODELS: Mapping[str, ModelEntry] = {
     "mlp": ModelEntry("mlp", mlp, "fully connected ReLU network with hidden layers of 256 and 256"),
     "small_cnn": ModelEntry(
-        "small_cnn", small_cnn, "two 3x3 convolutions (16, 32) with BatchNorm, one linear layer"
+        "small_cnn", small_cnn, "two 3x3 convolutions (16, 32) with BatchNorm, mean-pooling, one linear layer"
     ),
 }
 

@@ -23,7 +23,7 @@ def mlp(shape: Shape, classes: int, widths: tuple[int, ...] = (256, 256)) -> nn.
 
 
 def small_cnn(shape: Shape, classes: int, width: int = 16) -> nn.Module:
-    """Two 3x3 convolutions with BatchNorm and ReLU, the first with stride 2; 2x2 mean-pooling; one linear layer.
+    """Two 3x3 convolutions with BatchNorm and ReLU, the first with stride 2; mean-pooling; a linear layer.
 
     >>> sum(p.numel() for p in small_cnn((1, 8, 8), 10).parameters())
     6138

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +18,7 @@ from .diagnostics import Diagnostics
 from .gradients import Gradients, add
 from .guards import BufferGuard, RandomGuard
 from .scaling import LossScale, Overflow
+from .state import OWN_KEY, own_state, require_own_state, restore_own_state
 
 Closure = Callable[[], Tensor]
 
@@ -279,15 +279,7 @@ class SharpnessAware(Optimizer):
 
         Holds only tensors, numbers, strings, lists and dicts: loadable with ``weights_only=True``.
         """
-        params = self.parameters()
-        own = {
-            "steps": self.steps,
-            "gradient_evaluations": self.gradient_evaluations,
-            "forward_evaluations": self.forward_evaluations,
-            "rho": self.rho,
-            "components": {name: part.state_dict(params) for name, part in self.components().items()},
-        }
-        return {**self.base.state_dict(), "sharpness": own}
+        return {**self.base.state_dict(), OWN_KEY: own_state(self)}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -296,26 +288,9 @@ class SharpnessAware(Optimizer):
         Raises:
             InvalidInput: the dictionary is a plain optimizer's, or another method's.
         """
-        if "sharpness" not in state_dict:
-            raise InvalidInput(
-                "this state_dict has no 'sharpness' entry: it belongs to a plain optimizer "
-                "(load it into the base with opt.base.load_state_dict)"
-            )
-        own = state_dict["sharpness"]
-        parts = self.components()
-        if set(own["components"]) != set(parts):
-            raise InvalidInput(
-                f"this state_dict is of another method: it has {sorted(own['components'])}, "
-                f"{type(self).__name__} has {sorted(parts)}"
-            )
-        self.base.load_state_dict({k: v for k, v in state_dict.items() if k != "sharpness"})
-        self.steps = own["steps"]
-        self.gradient_evaluations = own["gradient_evaluations"]
-        self.forward_evaluations = own["forward_evaluations"]
-        self.rho = own["rho"]
-        params = self.parameters()
-        for name, part in parts.items():
-            part.load_state_dict(copy.deepcopy(own["components"][name]), params)
+        own = require_own_state(self, state_dict)
+        self.base.load_state_dict({k: v for k, v in state_dict.items() if k != OWN_KEY})
+        restore_own_state(self, own)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(rho={self.rho}, base={type(self.base).__name__})"

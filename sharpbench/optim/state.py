@@ -1,0 +1,54 @@
+"""What a sharpness-aware optimizer adds to the state_dict of its base."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidInput
+
+if TYPE_CHECKING:
+    from .base import SharpnessAware
+
+OWN_KEY = "sharpness"
+COUNTERS = ("steps", "gradient_evaluations", "forward_evaluations", "rho")
+
+
+def own_state(optimizer: SharpnessAware) -> dict[str, Any]:
+    """Counters and the state of every component; never transients."""
+    params = optimizer.parameters()
+    return {
+        **{name: getattr(optimizer, name) for name in COUNTERS},
+        "components": {name: part.state_dict(params) for name, part in optimizer.components().items()},
+    }
+
+
+def require_own_state(optimizer: SharpnessAware, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Our part of ``state_dict``, checked to be of the same method before anything is changed.
+
+    Raises:
+        InvalidInput: the dictionary is a plain optimizer's, or another method's.
+    """
+    if OWN_KEY not in state_dict:
+        raise InvalidInput(
+            f"this state_dict has no {OWN_KEY!r} entry: it belongs to a plain optimizer "
+            "(load it into the base with opt.base.load_state_dict)"
+        )
+    own: dict[str, Any] = state_dict[OWN_KEY]
+    parts = sorted(optimizer.components())
+    if sorted(own["components"]) != parts:
+        raise InvalidInput(
+            f"this state_dict is of another method: it has {sorted(own['components'])}, "
+            f"{type(optimizer).__name__} has {parts}"
+        )
+    return own
+
+
+def restore_own_state(optimizer: SharpnessAware, own: Mapping[str, Any]) -> None:
+    """Take over what :func:`own_state` saved."""
+    for name in COUNTERS:
+        setattr(optimizer, name, own[name])
+    params = optimizer.parameters()
+    for name, part in optimizer.components().items():
+        part.load_state_dict(copy.deepcopy(own["components"][name]), params)
