@@ -1,0 +1,103 @@
+"""Checks made once: the same loss and gradient twice, and BatchNorm folding that changes nothing."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidInput
+from .isolation import isolated
+
+if TYPE_CHECKING:
+    from .surface import LossSurface
+
+# Non-associative sums differ in the last bits (GPU atomics); dropout and shuffling by far more.
+RELATIVE_TOLERANCE = 1e-3
+
+
+def require_deterministic(surface: LossSurface) -> None:
+    """Walk the data twice: the same batches, losses and gradient, all finite.
+
+    A kept graph would freeze a dropout mask, and a shuffled loader would change the surface between
+    products: both give confident nonsense, so both are refused.
+
+    Raises:
+        InvalidInput: with the likely cause (shuffling, dropout left on, a loss that is not finite).
+    """
+    with surface.session():
+        first, second = _walk(surface), _walk(surface)
+    if first.prints != second.prints:
+        raise InvalidInput(
+            "the data give different batches on a second pass, so there is no one loss surface; "
+            "is the loader shuffling or augmenting at random? (use shuffle=False, or a list of batches)"
+        )
+    scale = max(abs(first.loss), 1e-12)
+    gap = abs(first.loss - second.loss)
+    drift = float((first.gradient - second.gradient).norm())
+    norm = float(first.gradient.norm())
+    # Near a minimum the gradient is all cancellation, so its drift is also allowed in units of its terms.
+    if gap > RELATIVE_TOLERANCE * scale or drift > RELATIVE_TOLERANCE * max(norm, first.size):
+        raise InvalidInput(
+            f"loss and gradient differ on a second evaluation (loss {first.loss:.6g}, then "
+            f"{second.loss:.6g}); is dropout on in eval mode, or noise drawn in forward or loss_fn?"
+        )
+
+
+def folding_agrees(surface: LossSurface) -> bool:
+    """One random product with and without BatchNorm as an affine map: use it only if they are equal."""
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(surface.dimension, generator=generator).to(surface.device, surface.dtype)
+    batch = next(iter(surface.batches))
+    products = []
+    for fold in (False, True):
+        with isolated(surface.model, surface.parameters, fold):
+            _, gradient = surface.batch_gradient(batch, create_graph=True)
+            products.append(surface.backward(gradient, probe, retain=False).double())
+    plain, folded = products
+    limit = 3 * math.sqrt(torch.finfo(surface.dtype).eps)
+    return bool((folded - plain).norm() <= limit * plain.norm())
+
+
+class _Walk:
+    """Fingerprints of the batches, the mean loss, the gradient and the size of its terms."""
+
+    def __init__(self) -> None:
+        self.prints: list[tuple[float, ...]] = []
+        self.loss = 0.0
+        self.gradient = torch.zeros(0)
+        self.size = 0.0
+
+
+def _walk(surface: LossSurface) -> _Walk:
+    walk = _Walk()
+    for batch in surface.batches:
+        weight = batch.count / surface.examples
+        loss, pieces = surface.batch_gradient(batch)
+        value = float(loss)
+        if not math.isfinite(value):
+            raise InvalidInput(
+                f"the loss is {value} on this data; has training diverged, or do inputs hold nan or inf?"
+            )
+        flat = torch.cat([piece.detach().reshape(-1) for piece in pieces]).double() * weight
+        walk.gradient = walk.gradient.to(flat) + flat if walk.prints else flat
+        walk.loss += value * weight
+        walk.size += 1e-3 * float(flat.norm())
+        walk.prints.append((float(batch.count), *_prints(batch.inputs), *_prints(batch.targets)))
+    if not walk.prints:
+        raise InvalidInput("data hold no examples on a second pass; pass a re-iterable such as a list")
+    if not bool(torch.isfinite(walk.gradient).all()):
+        raise InvalidInput("the gradient is not finite on this data; does the loss take log or sqrt of 0?")
+    return walk
+
+
+def _prints(value: Any) -> list[float]:
+    if isinstance(value, Tensor):
+        return [float(value.detach().double().sum()), float(value.detach().double().square().sum())]
+    if isinstance(value, dict):
+        return [p for item in value.values() for p in _prints(item)]
+    if isinstance(value, tuple | list):
+        return [p for item in value for p in _prints(item)]
+    return []

@@ -1,0 +1,211 @@
+"""Spectrum: every functional of the Hessian's eigenvalues from one pass of products."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..errors import InvalidInput, must_be
+from .estimate import Array, Estimate
+from .surface import LARGEST_DENSE, LossSurface
+
+SpectralFunction = Callable[[Array], Array]
+
+
+class Spectrum(ABC):
+    """What one pass knows of the eigenvalues of H. Made by :func:`spectrum`.
+
+    Every method is free of further products and returns an :class:`Estimate` with a 95 % interval.
+    """
+
+    dimension: int
+    hvps: int
+
+    @abstractmethod
+    def trace(self) -> Estimate:
+        """``tr H = sum_i lambda_i``."""
+
+    @abstractmethod
+    def frobenius_squared(self) -> Estimate:
+        """``||H||_F^2 = sum_i lambda_i^2``."""
+
+    @abstractmethod
+    def functional(self, f: SpectralFunction, name: str = "functional") -> Estimate:
+        """``tr f(H) = sum_i f(lambda_i)`` for a vectorised ``f`` of a numpy array."""
+
+    @abstractmethod
+    def top_eigenvalues(self, k: int = 5) -> list[Estimate]:
+        """The k algebraically largest eigenvalues, ``lambda_1 >= lambda_2 >= …``."""
+
+    @abstractmethod
+    def bottom_eigenvalue(self) -> Estimate:
+        """The algebraically smallest eigenvalue."""
+
+    @abstractmethod
+    def weighted_nodes(self) -> tuple[Array, Array, Array]:
+        """Nodes and weights with ``sum w f(node) ~ tr f(H)``, and whether each is an exact eigenvalue."""
+
+    def frobenius_norm(self) -> Estimate:
+        """``||H||_F``; its error is that of the square by the delta method."""
+        squared = self.frobenius_squared()
+        value = math.sqrt(max(squared.value, 0.0))
+        low, high = (math.sqrt(max(end, 0.0)) for end in (squared.ci_low, squared.ci_high))
+        error = squared.std_error / (2 * value) if value > 0 else squared.std_error
+        return replace(squared, name="frobenius_norm", value=value, std_error=error, ci_low=low, ci_high=high)
+
+    def log_determinant(
+        self, damping: float = 0.01, relative: bool = False, signed: bool = False
+    ) -> Estimate:
+        """``log det(I + |H|/delta) = sum_i log(1 + |lambda_i|/delta)``.
+
+        Args:
+            damping: ``delta``, in units of the loss; or of lambda_max with ``relative``.
+            relative: ``delta = damping * lambda_max``, a shape rather than a size.
+            signed: ``log det(I + H/delta)`` instead, the (phi, psi, mu) form with ``s^2 = 1/delta``.
+
+        Raises:
+            InvalidInput: damping not > 0; relative with lambda_max <= 0; signed with
+                ``lambda_min <= -delta``, where the determinant is not positive.
+        """
+        if not (math.isfinite(damping) and damping > 0):
+            raise must_be("damping", "> 0", damping)
+        delta, unit = damping, ""
+        if relative:
+            top = self.top_eigenvalues(1)[0].value
+            if top <= 0:
+                raise must_be("lambda_max", "> 0 for a relative damping", top)
+            delta, unit = damping * top, f" = {damping:g} lambda_max"
+        if not signed:
+            found = self.functional(lambda values: np.log1p(np.abs(values) / delta), "log_determinant")
+            formula = "sum log(1 + |lambda|/delta)"
+        else:
+            bottom = self.bottom_eigenvalue().value
+            if bottom <= -delta:
+                raise InvalidInput(
+                    f"log det(I + H/delta) needs lambda_min > -delta, but lambda_min = {bottom:.4g} and "
+                    f"delta = {delta:.4g}; raise the damping or use signed=False (|H|)"
+                )
+
+            # Ritz nodes lie inside [lambda_min, lambda_max], so the argument stays positive.
+            def f(values: Array) -> Array:
+                return np.asarray(np.log1p(np.maximum(values / delta, -1 + 1e-12)))
+
+            found = self.functional(f, "log_determinant")
+            formula = "log det(I + H/delta)"
+        note = f"{formula}, delta = {delta:.4g}{unit}"
+        return replace(found, note=f"{note}; {found.note}" if found.note else note)
+
+    def density(self, points: int = 256, width: float | None = None) -> pd.DataFrame:
+        """The spectral density, smoothed: ``(1/d) sum_i N(t; lambda_i, width^2)`` on a grid.
+
+        Args:
+            points: grid points, evenly spaced over the spectrum and three widths beyond.
+            width: standard deviation of the smoothing kernel; 1 % of the spectrum's range by default.
+
+        Returns:
+            A frame with columns ``eigenvalue``, ``density``, ``std_error``.
+        """
+        if points < 2:
+            raise must_be("points", ">= 2", points)
+        if width is not None and not width > 0:
+            raise must_be("width", "> 0", width)
+        nodes, weights, known = self.weighted_nodes()
+        low, high = float(nodes.min()), float(nodes.max())
+        # A spectrum of one point (zero Hessian) still gets a bump of visible width.
+        sigma = width or 0.01 * (high - low) or 0.01 * max(abs(high), 1.0)
+        grid = np.linspace(low - 3 * sigma, high + 3 * sigma, points)
+        scaled = (grid[:, None] - nodes[None, :]) / sigma
+        kernel = np.exp(-0.5 * scaled**2) / (sigma * math.sqrt(2 * math.pi))
+        density = kernel @ weights / self.dimension
+        # A random probe's weights behave like chi-squared: Var z^T A z <= 2 ||A||_F^2.
+        variance = 2 * (kernel**2) @ np.where(known > 0, 0.0, weights) / self.dimension**2
+        return pd.DataFrame({"eigenvalue": grid, "density": density, "std_error": np.sqrt(variance)})
+
+
+class DenseSpectrum(Spectrum):
+    """All eigenvalues, exactly: for small models."""
+
+    def __init__(self, eigenvalues: Array, hvps: int) -> None:
+        self.eigenvalues = np.sort(np.asarray(eigenvalues, dtype=np.float64))[::-1]
+        self.dimension = len(self.eigenvalues)
+        self.hvps = hvps
+
+    def functional(self, f: SpectralFunction, name: str = "functional") -> Estimate:
+        """``sum_i f(lambda_i)``, exact."""
+        return Estimate.exact(name, float(np.sum(f(self.eigenvalues))), hvps=self.hvps)
+
+    def trace(self) -> Estimate:
+        """The exact trace."""
+        return Estimate.exact("trace", float(self.eigenvalues.sum()), hvps=self.hvps)
+
+    def frobenius_squared(self) -> Estimate:
+        """The exact squared Frobenius norm."""
+        return Estimate.exact("frobenius_squared", float((self.eigenvalues**2).sum()), hvps=self.hvps)
+
+    def top_eigenvalues(self, k: int = 5) -> list[Estimate]:
+        """The k largest eigenvalues (fewer where the dimension is smaller)."""
+        if k < 1:
+            raise must_be("k", ">= 1", k)
+        chosen = self.eigenvalues[:k]
+        return [Estimate.exact(f"lambda_{i + 1}", float(v), hvps=self.hvps) for i, v in enumerate(chosen)]
+
+    def bottom_eigenvalue(self) -> Estimate:
+        """The smallest eigenvalue."""
+        return Estimate.exact("lambda_min", float(self.eigenvalues[-1]), hvps=self.hvps)
+
+    def weighted_nodes(self) -> tuple[Array, Array, Array]:
+        """The eigenvalues, each once."""
+        ones = np.ones(self.dimension)
+        return self.eigenvalues, ones, ones
+
+
+def spectrum(
+    surface: LossSurface,
+    *,
+    hvps: int = 100,
+    seed: int = 0,
+    tolerance: float | None = None,
+    dense_below: int = 0,
+) -> Spectrum:
+    """Spend one budget of Hessian-vector products on everything that is a function of the eigenvalues.
+
+    First a Krylov stage (about 70 % of the budget, less where the spectrum decays too slowly for it to
+    pay), then random probes of the complement; see :class:`~sharpbench.sharpness.twostage.ProbedSpectrum`
+    for the estimators. With ``hvps >= d``, or ``d <= dense_below``, the exact spectrum of the dense Hessian.
+
+    Args:
+        surface: the loss surface.
+        hvps: the budget; no more products than this (for a dense spectrum: d).
+        seed: of the private random stream; the global one is never used.
+        tolerance: stop early once trace, Frobenius norm and the five top eigenvalues have relative
+            95 % half widths below this; ``None`` spends the budget.
+        dense_below: dimensions up to this are solved exactly.
+
+    Raises:
+        InvalidInput: hvps < 6, or a tolerance that is not > 0.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Linear(3, 1, bias=False)
+        >>> data = (torch.diag(torch.tensor([3.0, 6.0, 9.0])), torch.zeros(3, 1))
+        >>> surface = LossSurface(model, lambda out, y: 0.5 * ((out - y) ** 2).mean(), data)
+        >>> result = spectrum(surface)
+        >>> round(result.trace().value, 3), [round(e.value, 3) for e in result.top_eigenvalues(2)]
+        (42.0, [27.0, 12.0])
+    """
+    from .twostage import measure_two_stage
+
+    if hvps < 6:
+        raise must_be("hvps", ">= 6", hvps)
+    if tolerance is not None and not tolerance > 0:
+        raise must_be("tolerance", "> 0", tolerance)
+    d = surface.dimension
+    if d <= max(dense_below, hvps) and d <= LARGEST_DENSE:
+        return DenseSpectrum(torch.linalg.eigvalsh(surface.dense_hessian()).numpy(), hvps=d)
+    return measure_two_stage(surface, hvps, torch.Generator().manual_seed(seed), tolerance)
