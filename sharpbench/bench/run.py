@@ -83,7 +83,7 @@ def execute(
         save_frame(directory / "history.parquet", pd.DataFrame(outcome.history, columns=HISTORY))
         metrics = None
         if outcome.diverged is None:
-            metrics = final_metrics(model, train_set, test_set, corrupted)
+            metrics = final_metrics(model, train_set, test_set, corrupted, spec.task.label_noise)
             tell(
                 Progress(
                     spec.id,
@@ -114,20 +114,27 @@ HISTORY = (
 
 
 def final_metrics(
-    model: nn.Module, train_set: Examples, test_set: Examples, corrupted: TrainingSet
+    model: nn.Module, train_set: Examples, test_set: Examples, corrupted: TrainingSet, label_noise: float
 ) -> dict[str, float]:
-    """Losses and accuracies with the final weights, and the generalization gaps."""
+    """Losses and accuracies with the final weights, and the generalization gaps.
+
+    A gap compares like with like: training labels carry noise, so the test side of the gap is the
+    expectation under the same noise (``noisy_test_*``). Without noise that is the plain test set.
+    """
     train_loss, train_accuracy = evaluate(model, train_set.inputs, train_set.labels)
     _, clean = evaluate(model, train_set.inputs, corrupted.clean_labels.to(train_set.labels.device))
     test_loss, test_accuracy = evaluate(model, test_set.inputs, test_set.labels)
+    noisy_loss, noisy_accuracy = evaluate(model, test_set.inputs, test_set.labels, label_noise=label_noise)
     return {
         "train_loss": train_loss,
         "train_accuracy": train_accuracy,
         "clean_train_accuracy": clean,
         "test_loss": test_loss,
         "test_accuracy": test_accuracy,
-        "accuracy_gap": train_accuracy - test_accuracy,
-        "loss_gap": test_loss - train_loss,
+        "noisy_test_loss": noisy_loss,
+        "noisy_test_accuracy": noisy_accuracy,
+        "accuracy_gap": train_accuracy - noisy_accuracy,
+        "loss_gap": noisy_loss - train_loss,
     }
 
 

@@ -121,17 +121,20 @@ def build(
         raise InvalidInput(f"{name}: {error}") from error
 
 
-def complete_parameters(name: str, parameters: Mapping[str, Any], total_steps: int) -> dict[str, Any]:
-    """``parameters`` with ``total_steps`` filled in where the method asks for it and it isn't given.
+def complete_parameters(
+    name: str, parameters: Mapping[str, Any], *, total_steps: int, seed: int = 0
+) -> dict[str, Any]:
+    """``parameters`` with what a harness knows, where the method asks for it and it isn't given.
+
+    That is ``total_steps``, the length of the training, and ``seed``, of the method's own random draws.
 
     >>> complete_parameters("aesam", {"delta": 0.8}, total_steps=100)
     {'delta': 0.8, 'total_steps': 100}
     """
     factory = OPTIMIZERS[name].factory if name in OPTIMIZERS else _load(name)
-    filled = dict(parameters)
-    if "total_steps" in hyper_parameters(factory):
-        filled.setdefault("total_steps", total_steps)
-    return filled
+    asked = hyper_parameters(factory)
+    known = {"total_steps": total_steps, "seed": seed}
+    return {**dict(parameters), **{k: v for k, v in known.items() if k in asked and k not in parameters}}
 
 
 def check_parameters(name: str, parameters: Mapping[str, Any], where: str = "") -> None:

@@ -16,7 +16,7 @@ from ..bench.spec import OptimizerSpec, TaskSpec
 from ..optim import OPTIMIZERS, BatchLoss, build, complete_parameters
 from .evaluate import evaluate
 from .schedules import factor
-from .streams import global_stream, stream
+from .streams import global_stream, stream, stream_seed
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ def train(
     # Parts of nearly equal size: no example is dropped, and no batch is a remainder of two images.
     batches = max(1, round(count / task.batch_size))
     total_steps = task.epochs * batches
-    parameters = complete_parameters(method.name, method.parameters, total_steps)
+    parameters = complete_parameters(
+        method.name, method.parameters, total_steps=total_steps, seed=stream_seed(seed, "optimizer")
+    )
     optimizer = build(method.name, base_optimizer(model, task, method), model=model, **parameters)
     began = time.perf_counter()
     with global_stream(seed, "dropout"):

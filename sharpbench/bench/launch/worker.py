@@ -1,0 +1,57 @@
+"""A worker process: takes runs from its pipe, one after the other, until the pipe or the parent ends."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import threading
+from dataclasses import replace
+from multiprocessing import connection, parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from ..progress import Progress
+from ..spec import RunSpec
+from . import Job, Outcome, Settings
+from .attempt import attempt
+
+# What a worker is sent: the canonical spec and the directory; and what it sends back.
+Order = tuple[str, str]
+Report = Progress | Outcome | None
+
+
+def serve(pipe: Connection, settings: Settings) -> None:
+    """The main function of a worker. None as an answer means: another process holds that run."""
+    # Ctrl-C reaches the whole process group; the parent alone decides, and kills its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    # A segfault writes the Python stack to the run's captured output, which ends up in error.log.
+    faulthandler.enable(2)
+    settings = replace(settings, listener=lambda progress: _send(pipe, progress))
+    while True:
+        try:
+            order: Order = pipe.recv()
+        except (EOFError, OSError):
+            return
+        spec, directory = order
+        job = Job(RunSpec.model_validate_json(spec), Path(directory))
+        _send(pipe, attempt(job, settings, capture=True))
+
+
+def _send(pipe: Connection, report: Report) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the parent is gone; the watch below ends this process
+        pipe.send(report)
+
+
+def _die_with_parent() -> None:
+    """Wait until the parent has died, however it died, and leave at once.
+
+    A run in the middle of an epoch would otherwise go on for minutes in an orphan, holding its
+    directory and a core.
+    """
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
