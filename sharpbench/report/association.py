@@ -1,0 +1,150 @@
+"""Does one number order the runs like another? Kendall, Spearman, Pearson.
+
+Runs of one configuration (same optimizer, same condition, other seeds) are not independent evidence, so
+intervals come from a bootstrap that draws whole configurations with replacement. No resample is ever
+written out: a draw is a vector of counts per configuration, and each statistic has an exact form in
+those counts, so 1000 draws over 1000 runs take tens of milliseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bootstrap import (
+    Association,
+    Floats,
+    cluster_count,
+    codes_of,
+    columns_of,
+    draws,
+    quadratic,
+    summarise_draws,
+)
+
+Statistic = Callable[[Floats, Floats, NDArray[np.intp], Floats], Floats]
+
+
+def kendall(x: Sequence[float], y: Sequence[float], clusters: Sequence[Hashable]) -> Association:
+    """Kendall's tau-b: (concordant - discordant) / sqrt(pairs untied in x · pairs untied in y).
+
+    Runs with a non-finite x or y are left out. Raises InvalidInput if the lengths differ.
+
+    >>> kendall([1, 2, 3, 4], [1, 3, 2, 4], "abcd").value
+    0.666...
+    """
+    return _bootstrap(_kendall, x, y, clusters)
+
+
+def kendall_within(
+    x: Sequence[float], y: Sequence[float], strata: Sequence[Hashable], clusters: Sequence[Hashable]
+) -> Association:
+    """Kendall's tau-b over the pairs of runs in the same stratum (condition) only.
+
+    Over all runs, a condition that moves both numbers (label noise moves the gap, whatever the
+    sharpness) can hide a relation that holds in every condition, or feign one that holds in none.
+
+    >>> kendall_within([1, 2, 8, 9], [5, 6, 1, 2], "aabb", "pqrs").value
+    1.0
+    """
+    left, right = columns_of(x, y, clusters)
+    keep = np.flatnonzero(np.isfinite(left) & np.isfinite(right))
+    stratum = codes_of(strata)[keep]
+    same = (stratum[:, None] == stratum[None, :]).astype(np.float64)
+
+    def statistic(a: Floats, b: Floats, codes: NDArray[np.intp], counts: Floats) -> Floats:
+        return _kendall(a, b, codes, counts, same)
+
+    return _bootstrap(
+        statistic, list(left[keep]), list(right[keep]), [clusters[int(place)] for place in keep]
+    )
+
+
+def spearman(x: Sequence[float], y: Sequence[float], clusters: Sequence[Hashable]) -> Association:
+    """Spearman's rho: Pearson's correlation of the mid-ranks.
+
+    >>> round(spearman([1, 2, 3, 4], [1, 3, 2, 4], "abcd").value, 12)
+    0.8
+    """
+    return _bootstrap(_spearman, x, y, clusters)
+
+
+def pearson(x: Sequence[float], y: Sequence[float], clusters: Sequence[Hashable]) -> Association:
+    """Pearson's product-moment correlation.
+
+    >>> round(pearson([1, 2, 3], [2, 4, 6], "abc").value, 12)
+    1.0
+    """
+    return _bootstrap(_pearson, x, y, clusters)
+
+
+def _bootstrap(
+    statistic: Statistic, x: Sequence[float], y: Sequence[float], clusters: Sequence[Hashable]
+) -> Association:
+    left, right = columns_of(x, y, clusters)
+    keep = np.isfinite(left) & np.isfinite(right)
+    codes = codes_of([cluster for cluster, kept in zip(clusters, keep, strict=True) if kept])
+    size = cluster_count(codes)
+    if keep.sum() < 2:
+        return Association(math.nan, math.nan, math.nan, int(keep.sum()), size)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = statistic(left[keep], right[keep], codes, draws(size))
+    return summarise_draws(values, int(keep.sum()), size)
+
+
+def _kendall(
+    x: Floats, y: Floats, codes: NDArray[np.intp], counts: Floats, pairs: Floats | float = 1.0
+) -> Floats:
+    # All ordered pairs of a resample are pairs of original runs, taken w_a · w_b times, so tau-b needs
+    # only the sums of sign products between clusters.
+    member = np.zeros((len(x), counts.shape[1]))
+    member[np.arange(len(x)), codes] = 1.0
+    sign_x, sign_y = pairs * np.sign(x[:, None] - x[None, :]), pairs * np.sign(y[:, None] - y[None, :])
+    agreement = quadratic(counts, member.T @ (sign_x * sign_y) @ member)
+    untied_x = quadratic(counts, member.T @ np.abs(sign_x) @ member)
+    untied_y = quadratic(counts, member.T @ np.abs(sign_y) @ member)
+    return np.asarray(agreement / np.sqrt(untied_x * untied_y))
+
+
+def _pearson(x: Floats, y: Floats, codes: NDArray[np.intp], counts: Floats) -> Floats:
+    weights = counts[:, codes]
+    # Standardised first: a trace of 1e6 squared must not swamp a gap of 0.1.
+    return _weighted_correlation(_standard(x), _standard(y), weights)
+
+
+def _spearman(x: Floats, y: Floats, codes: NDArray[np.intp], counts: Floats) -> Floats:
+    weights = counts[:, codes]
+    return _weighted_correlation(_weighted_ranks(x, weights), _weighted_ranks(y, weights), weights)
+
+
+def _standard(values: Floats) -> Floats:
+    spread = values.std()
+    if spread <= 1e-12 * float(np.abs(values).max()):
+        return np.zeros_like(values)
+    return np.asarray((values - values.mean()) / spread)
+
+
+def _weighted_ranks(values: Floats, weights: Floats) -> Floats:
+    """Mid-ranks (less 1/2) of each run in each resample: weight below plus half the weight tied."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    below = np.zeros((weights.shape[0], len(values) + 1))
+    np.cumsum(weights[:, order], axis=1, out=below[:, 1:])
+    start, end = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
+    return np.asarray((below[:, start] + below[:, end]) / 2.0)
+
+
+def _weighted_correlation(x: Floats, y: Floats, weights: Floats) -> Floats:
+    total = weights.sum(axis=1)
+    x, y = np.broadcast_to(x, weights.shape), np.broadcast_to(y, weights.shape)
+    x = x - (np.einsum("ij,ij->i", weights, x) / total)[:, None]
+    y = y - (np.einsum("ij,ij->i", weights, y) / total)[:, None]
+    weighted = weights * x
+    covariance = np.einsum("ij,ij->i", weighted, y)
+    variance_x = np.einsum("ij,ij->i", weighted, x)
+    scale = np.sqrt(variance_x * np.einsum("ij,ij,ij->i", weights, y, y))
+    # A resample of equal values leaves rounding noise in place of zero variance.
+    return np.asarray(np.where(scale > 1e-12 * total, covariance / np.maximum(scale, 1e-300), np.nan))

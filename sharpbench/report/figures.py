@@ -1,0 +1,64 @@
+"""All figures of a report, in order, each with its caption; a figure without data is left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from .canvas import Image, render_figure
+from .figure_accuracy import accuracy_figure
+from .figure_density import density_figure
+from .figure_link import link_figure, linked_measures
+from .frames import Frames
+
+FIGURE_NAMES = ("accuracy", "sharpness-gap", "spectral-density")
+# An SVG holds every mark; beyond so many runs a picture is smaller, and quicker to open.
+MOST_RUNS_AS_VECTOR = 200
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure ready for files and page."""
+
+    name: str
+    title: str
+    caption: str
+    image: Image
+
+
+def draw_figures(frames: Frames, board: pd.DataFrame) -> list[Drawing]:
+    """Accuracy, sharpness against gap, spectral densities. The same frames give the same bytes."""
+    vector = len(frames.done) <= MOST_RUNS_AS_VECTOR
+    drawings = []
+    if len(frames.done):
+        drawings.append(
+            Drawing(
+                FIGURE_NAMES[0],
+                "Test accuracy",
+                "Each dot is a run; the diamond is the mean and the line its 95 % t-interval over seeds "
+                "(an arrow: the interval goes on). The dashed line is the mean of the baseline.",
+                render_figure(lambda: accuracy_figure(frames, board), vector),
+            )
+        )
+    if linked_measures(frames):
+        drawings.append(
+            Drawing(
+                FIGURE_NAMES[1],
+                "Sharpness against generalization gap",
+                "Each dot is a finished run. τ is Kendall's rank correlation, within: over pairs of runs in "
+                "the same condition, all: over all pairs; with 95 % bootstrap intervals over configurations.",
+                render_figure(lambda: link_figure(frames), vector),
+            )
+        )
+    if len(frames.densities):
+        drawings.append(
+            Drawing(
+                FIGURE_NAMES[2],
+                "Spectral density of the Hessian",
+                "One ridge per optimizer, its height the logarithm of the density. Thin: one seed; thick: "
+                "the mean over seeds. The floor is one eigenvalue spread over the whole range.",
+                render_figure(lambda: density_figure(frames, board), vector),
+            )
+        )
+    return drawings
