@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import SharpbenchError
-from . import inspect, work
+from . import check, inspect, work
 
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 
@@ -44,6 +44,7 @@ app.command()(work.report)
 app.command()(inspect.validate)
 app.command("list")(inspect.list_names)
 app.command()(work.demo)
+app.command()(check.check)
 app.command()(inspect.version)
 
 

@@ -49,10 +49,15 @@ def check(
     from ..optim.conformance import check as check_one
     from ..optim.conformance import check_all
 
-    if target is not None:
-        results = [check_one(target, parameters, quick=quick)]
-    else:
-        results = list(check_all(quick=quick))
+    # Shown on a terminal only, and not among the results.
+    with console(stderr=True).status("checking ...") as status:
+        if target is not None:
+            results = [check_one(target, parameters, quick=quick)]
+        else:
+            results = []
+            for result in check_all(quick=quick):
+                results.append(result)
+                status.update(f"checked {len(results)}: {result.target}")
     if as_json:
         typer.echo(json.dumps([_plain(result) for result in results], indent=2, ensure_ascii=False))
     else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..errors import unknown_name
+from .resnet import resnet18, resnet18_narrow
 from .small import Shape, mlp, small_cnn
 
 
@@ -25,6 +26,8 @@ MODELS: Mapping[str, ModelEntry] = {
     "small_cnn": ModelEntry(
         "small_cnn", small_cnn, "two 3x3 convolutions (16, 32) with BatchNorm, mean-pooling, one linear layer"
     ),
+    "resnet18": ModelEntry("resnet18", resnet18, "ResNet-18 for 32x32 images, 11 174 000 weights"),
+    "resnet18_narrow": ModelEntry("resnet18_narrow", resnet18_narrow, "ResNet-18 of a quarter of the width"),
 }
 
 
@@ -39,4 +42,4 @@ def build_model(name: str, shape: Shape, classes: int) -> nn.Module:
     return MODELS[name].build(shape, classes)
 
 
-__all__ = ["MODELS", "ModelEntry", "Shape", "build_model", "mlp", "small_cnn"]
+__all__ = ["MODELS", "ModelEntry", "Shape", "build_model", "mlp", "resnet18", "resnet18_narrow", "small_cnn"]
