@@ -38,3 +38,32 @@ def check_number(
     if not inside:
         raise must_be(name, rule, value)
     return value
+
+
+def check_flag(name: str, value: bool) -> bool:
+    """True or False itself: "false" as text would pass for true.
+
+    >>> check_flag("decoupled", False)
+    False
+    """
+    if not isinstance(value, bool):
+        raise must_be(name, "true or false", value)
+    return value
+
+
+def check_count(name: str, value: int | None, *, at_least: int = 1) -> int:
+    """A whole number, or InvalidInput.
+
+    >>> check_count("k", 5)
+    5
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise must_be(name, f"a whole number >= {at_least}", value)
+    return value
+
+
+def check_seed(seed: int) -> int:
+    """A whole number that torch's generators take: 0 to 2**63 - 1."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise must_be("seed", "a whole number from 0 to 2**63 - 1", seed)
+    return seed

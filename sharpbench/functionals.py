@@ -90,21 +90,43 @@ def estimate(measure: UniversalMeasure, samples: Tensor) -> Tensor:
     if estimator is not None:
         result: Tensor = estimator(samples)
         return result
+    return measure.phi(_psi_values(measure, samples).mean(0))
+
+
+def _psi_values(measure: UniversalMeasure, samples: Tensor) -> Tensor:
+    """Psi of each sample, shape ``(n,)`` or ``(n, k)``, from any of the forms psi may return."""
     values = measure.psi(samples)
     if not isinstance(values, Tensor):
-        values = torch.stack(list(values), dim=-1)
-    return measure.phi(values.mean(0))
+        return torch.stack(list(values), dim=-1)
+    n = len(samples)
+    if values.ndim == 2 and values.shape == (n, n):
+        # (n, k) or (k, n)? One sample more tells.
+        longer = measure.psi(torch.cat([samples, samples[:1]]).detach())
+        return values if isinstance(longer, Tensor) and longer.shape[0] == n + 1 else values.T
+    if values.ndim == 2 and values.shape[0] != n and values.shape[1] == n:
+        return values.T
+    if values.ndim not in (1, 2) or values.shape[0] != n:
+        raise must_be("psi", f"elementwise: shape ({n},) or ({n}, k) for {n} samples", tuple(values.shape))
+    return values
 
 
 def sample_weights(measure: UniversalMeasure, samples: Tensor) -> Tensor:
     """``w_i = dS/dDelta_i = phi'(mean psi) psi'(Delta_i) / n``, shape ``(n,)``, by autograd.
 
-    The gradient of the regulariser is ``sum_i w_i dDelta_i/dx``, with phi' taken at the same
-    Monte-Carlo mean as the samples (arXiv 2406.03682, Algorithm 1).
+    Where the measure has ``psi_derivative`` (elementwise, like psi) and ``phi_derivative`` (with the shape of
+    the mean of psi), those are used instead. The gradient of the regulariser is ``sum_i w_i dDelta_i/dx``,
+    with phi' taken at the same Monte-Carlo mean as the samples (arXiv 2406.03682, Algorithm 1).
 
     >>> sample_weights(TRACE, torch.tensor([1.0, 2.0]))
     tensor([1., 1.])
     """
+    given = [getattr(measure, f"{part}_derivative", None) for part in ("psi", "phi")]
+    if getattr(measure, "estimator", None) is None and given[0] is not None and given[1] is not None:
+        with torch.no_grad():
+            inner = given[0](samples)
+            inner = inner if isinstance(inner, Tensor) else torch.stack(list(inner), dim=-1)
+            outer: Tensor = given[1](_psi_values(measure, samples).mean(0))
+            return (inner * outer if inner.ndim == 1 else inner @ outer) / len(samples)
     with torch.enable_grad():
         leaf = samples.detach().clone().requires_grad_(True)
         value = estimate(measure, leaf)

@@ -20,7 +20,8 @@ from .variants.descent_rules import CRSAM, GNP, GSAM, WSAM, LookSAM
 from .variants.momentum import MSAM
 from .variants.policies import AESAM, LazySAM
 from .variants.sampled import DetSAM, FrobSAM, TraceSAM
-from .variants.sparse import ESAM, SSAMD, SSAMF, ModifiedSSAM
+from .variants.selective import ESAM
+from .variants.sparse import SSAMD, SSAMF, ModifiedSSAM
 from .variants.two_pass import (
     ASAM,
     L1SAM,

@@ -16,13 +16,15 @@ from torch import Tensor
 from ..checks import check_number
 from ..errors import InvalidInput, must_be
 from .components import Component
+from .norms import global_norm, largest, split_like
 
 
 class ObjectivePreconditioner(Component):
     """Maps a direction v to C v. Called exactly once per step that perturbs.
 
     ``gradients`` are those at x, from which C may take its statistics; ``direction`` is what the
-    preconditioner before it in the chain returned (the gradients themselves for the first).
+    preconditioner before it in the chain returned (the gradients themselves for the first). The result is
+    the caller's to overwrite: never a memory, nor one of the arguments.
     Positive multiples of C are equivalent: preSAM normalises.
     """
 
@@ -74,6 +76,9 @@ class InverseVariance(ObjectivePreconditioner):
         old_weight = 1.0 - self.alpha if self.ema == "new" else self.alpha
         gradients = list(gradients)
         mean = self.remembered("mean", params, gradients)
+        if old_weight == 0.0:  # m_t = g_t: sigma^2 = 0 everywhere, which is SAM
+            torch._foreach_copy_(mean, gradients)
+            return [v.clone() for v in direction]
         # m_t - g = old_weight (m_{t-1} - g): from the old mean, so that nothing cancels.
         variance = torch._foreach_sub(gradients, mean)
         torch._foreach_lerp_(mean, gradients, 1.0 - old_weight)
@@ -159,21 +164,12 @@ class TopMagnitude(ObjectivePreconditioner):
         flat = torch.cat([v.reshape(-1) for v in direction])
         count = self.n if self.n >= 1 else max(1, round(self.n * flat.numel()))
         count = min(int(count), flat.numel())
-        magnitude = flat.abs()
         if count == 1:
-            kept = magnitude.argmax().reshape(1)
-        else:
-            # topk leaves the order of ties open; a stable sort does not, but costs more: only the
-            # ties at the threshold are resolved by hand.
-            threshold = magnitude.topk(count).values[-1]
-            ties = magnitude == threshold
-            above = magnitude > threshold
-            room = count - above.sum()
-            mask = above | (ties & (ties.cumsum(0) <= room))
-            return _split(flat * mask, direction)
-        result = torch.zeros_like(flat)
-        result[kept] = flat[kept]
-        return _split(result, direction)
+            kept = flat.abs().argmax().reshape(1)
+            result = torch.zeros_like(flat)
+            result[kept] = flat[kept]
+            return split_like(result, direction)
+        return split_like(flat.mul_(largest(flat.abs(), count)), direction)
 
 
 class SignGradient(ObjectivePreconditioner):
@@ -200,7 +196,7 @@ class ElementwiseScale(ConstraintPreconditioner):
         if rescale not in ("weights", "all"):
             raise must_be("rescale", "'weights' or 'all'", rescale)
         self.rescale = rescale
-        self._scaled: set[Tensor] | None = None
+        self._scaled: set[Tensor] | None = None  # None: all of them
 
     def bind(self, params: Sequence[Tensor], names: dict[Tensor, str] | None) -> None:
         if self.rescale == "all":
@@ -235,29 +231,3 @@ class InverseRootFisher(ConstraintPreconditioner):
         torch._foreach_sqrt_(squares)
         torch._foreach_reciprocal_(squares)
         return list(squares)
-
-
-def global_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """L2 norm over all tensors together, a 0-dim tensor on their device (no host synchronisation).
-
-    >>> global_norm([torch.tensor([3.0]), torch.tensor([4.0])])
-    tensor(5.)
-    """
-    norms = torch._foreach_norm(list(tensors))
-    device = norms[0].device
-    norm: Tensor = torch.linalg.vector_norm(torch.stack([n.to(device, non_blocking=True) for n in norms]))
-    return norm
-
-
-def radius_over(norm: Tensor, rho: float | Tensor) -> Tensor:
-    """Rho / norm, and 0 where the norm is 0: a zero gradient moves nothing, and is never NaN.
-
-    >>> radius_over(torch.tensor(0.0), 0.05), radius_over(torch.tensor(2.0), 1.0)
-    (tensor(0.), tensor(0.5000))
-    """
-    return torch.where(norm > 0, rho / torch.where(norm > 0, norm, 1.0), 0.0)
-
-
-def _split(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    parts = flat.split([t.numel() for t in like])
-    return [part.reshape(t.shape) for part, t in zip(parts, like, strict=True)]

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from ..checks import check_number
+from ..checks import check_flag, check_number
 from ..errors import InvalidInput
 from .components import Component
 from .diagnostics import Diagnostics
-from .gradients import Gradients, add
+from .gradients import Gradients, add, take
 from .guards import BufferGuard, RandomGuard
+from .perturb import Perturbation
+from .ranks import mean_over_ranks
 from .scaling import LossScale, Overflow
 from .state import OWN_KEY, own_state, require_own_state, restore_own_state
 
@@ -31,6 +34,8 @@ class SharpnessAware(Optimizer):
     1. ``closure()`` zeroes the gradients, evaluates the mini-batch loss, calls ``backward`` and returns
        the loss. It is called as often as the rule needs, always on the same mini-batch. A list of
        closures is a mini-batch in equal parts (gradient accumulation): losses and gradients are averaged.
+       Under DistributedDataParallel pass the wrapped module as ``model``: a list is then evaluated
+       without synchronisation and averaged over the ranks once.
     2. The first pass is at the weights x. Buffers (BatchNorm statistics) and random streams end as this
        pass alone leaves them; the loss returned is the loss at x.
     3. Before the base optimizer steps, x is back bit for bit, also when a closure raised.
@@ -47,16 +52,19 @@ class SharpnessAware(Optimizer):
         m_sharpness: with a list of closures, apply the whole rule to each part and average the handed
             gradients (m-sharpness, arXiv 2010.01412 section 4.1), instead of accumulating first.
         diagnostics: gather what ``self.diagnostics.read()`` reports (see ``Diagnostics``).
-        scaler: a ``torch.amp.GradScaler`` for fp16 autocast; the closure calls ``scaler.scale(loss)``
-            before ``backward`` and returns the unscaled loss. ``step`` unscales, steps and updates it.
+        scaler: a ``torch.amp.GradScaler`` for fp16 autocast. ``BatchLoss`` closures scale by themselves;
+            others call ``scaler.scale(loss).backward()`` and return the unscaled loss. ``step`` unscales,
+            steps and updates it.
 
     Raises:
         InvalidInput: negative rho; half-precision weights, in which a perturbation is mostly rounded
-            away; a base that isn't an optimizer; a step without closure.
+            away; a base that isn't an optimizer or has nothing to train; a step without closure.
     """
 
     #: parameters of the constructor that are not hyper-parameters of the method
     plumbing = ("base", "model", "scaler")
+    #: False for a rule whose only pass is at a perturbed point
+    evaluates_at_weights = True
 
     def __init__(
         self,
@@ -75,17 +83,21 @@ class SharpnessAware(Optimizer):
                 "(pass torch.optim.SGD(model.named_parameters(), lr=0.1), not the parameters)"
             )
         self.rho = check_number("rho", rho, at_least=0.0)
-        self.same_rng = same_rng
-        self.m_sharpness = m_sharpness
+        self.same_rng = check_flag("same_rng", same_rng)
+        self.m_sharpness = check_flag("m_sharpness", m_sharpness)
         self.base = base
+        self.model = model
         self.buffers = BufferGuard(model)
-        self.diagnostics = Diagnostics() if diagnostics else None
+        self.diagnostics = Diagnostics() if check_flag("diagnostics", diagnostics) else None
         self.scale = LossScale(scaler) if scaler is not None and scaler.is_enabled() else None
-        self.gradient_evaluations = 0
-        self.forward_evaluations = 0
         self.steps = 0
-        self._calls = 0
+        self.evaluation_share = 0.0
+        #: gradients of single examples (Fisher masks), each through the graph of the whole mini-batch
+        self.example_gradients = 0
+        self._perturbation = Perturbation()
         super().__init__(base.param_groups, dict(base.defaults))
+        if not self.parameters():
+            raise InvalidInput("base has no trainable parameters (is every requires_grad False?)")
         for p in self.parameters():
             if p.dtype in (torch.bfloat16, torch.float16):
                 raise InvalidInput(
@@ -94,6 +106,9 @@ class SharpnessAware(Optimizer):
                 )
 
     # -- what a subclass defines -------------------------------------------------------------------
+
+    def begin_step(self) -> None:
+        """Called first in every step; for rules that gather something over a step's parts."""
 
     def handed_gradient(self, closures: Sequence[Closure]) -> tuple[Tensor, Gradients]:
         """The loss at x and the gradient to hand to the base, one entry per ``self.parameters()``."""
@@ -128,19 +143,20 @@ class SharpnessAware(Optimizer):
                 "step needs a closure that zeroes the gradients, evaluates the loss, calls backward and "
                 "returns the loss (a sharpness-aware step evaluates the mini-batch more than once)"
             )
-        self._calls = 0
+        self.begin_step()
+        self._closures = len(closures)
         params = self.parameters()
         # Only an fp16 overflow takes a step back, so only then are the memories worth a copy.
-        before = {n: part.state_dict(params) for n, part in self.components().items()} if self.scale else {}
+        before = own_state(self)["components"] if self.scale is not None else {}
         try:
             loss, handed = self._all_parts(closures)
         except Overflow as overflow:
-            for name, part in self.components().items():
-                part.load_state_dict(before[name], params)
             assert self.scale is not None
+            for name, part in self.components().items():
+                part.load_state_dict(before[name], self.all_parameters())
+            self.begin_step()
             self.scale.skip(self.base, params)
-            self.gradient_evaluations += self._calls // len(closures)
-            return overflow.loss
+            return overflow.loss if self._loss_at_x is None else self._loss_at_x
         if self.scale is not None:
             self.scale.step(self.base, handed, params)
         else:
@@ -149,7 +165,6 @@ class SharpnessAware(Optimizer):
             self.base.step()
         self.after_base_step()
         self.steps += 1
-        self.gradient_evaluations += self._calls // len(closures)
         return loss
 
     def _all_parts(self, closures: list[Closure]) -> tuple[Tensor, Gradients]:
@@ -168,6 +183,7 @@ class SharpnessAware(Optimizer):
         self._random = RandomGuard({p.device for p in self.parameters()}, self.same_rng)
         self._random_at_x = self._random.state()
         self._random_after: list[Tensor] | None = None
+        self._loss_at_x: Tensor | None = None
         try:
             return self.handed_gradient(closures)
         finally:
@@ -178,65 +194,57 @@ class SharpnessAware(Optimizer):
         """Mean loss and gradient at the present weights; takes the gradients out of ``p.grad``."""
         total: Tensor | None = None
         gradients: Gradients = []
-        for closure in closures:
-            with torch.enable_grad():
-                loss = closure()
-            if not isinstance(loss, Tensor):
-                raise InvalidInput(
-                    f"the closure must return the loss as a tensor, but returned {type(loss).__name__}"
-                )
-            self._calls += 1
-            taken = self._take()
-            if self.scale is not None:
-                self.scale.unscale(taken, loss.detach())
-            total = loss.detach() if total is None else total + loss.detach()
-            gradients = add(gradients, taken) if gradients else taken
+        ddp = self.model if len(closures) > 1 and isinstance(self.model, DistributedDataParallel) else None
+        with nullcontext() if ddp is None else ddp.no_sync():
+            for closure in closures:
+                with torch.enable_grad():
+                    loss = closure()
+                if not isinstance(loss, Tensor):
+                    raise InvalidInput(
+                        f"the closure must return the loss as a tensor, but returned {type(loss).__name__}"
+                    )
+                self.evaluation_share += 1 / self._closures
+                taken = take(self.parameters())
+                if self.scale is not None:
+                    self.scale.unscale(taken, loss.detach())
+                total = loss.detach() if total is None else total + loss.detach()
+                gradients = add(gradients, taken) if gradients else taken
         if len(closures) > 1:
             torch._foreach_div_([g for g in gradients if g is not None], float(len(closures)))
             total = None if total is None else total / len(closures)
-        if self._random_after is None:
-            self._random_after = self._random.state()
+        if ddp is not None:
+            mean_over_ranks([g for g in gradients if g is not None])
         assert total is not None
+        if self._random_after is None:
+            self._random_after, self._loss_at_x = self._random.state(), total
         return total, gradients
 
-    def _take(self) -> Gradients:
-        """Move the gradients out of the parameters, without a copy where they are not shared views."""
-        taken: Gradients = []
-        for p in self.parameters():
-            gradient = p.grad
-            if gradient is None:
-                taken.append(None)
-                continue
-            if gradient.is_sparse:
-                raise InvalidInput(
-                    "sparse gradients are not supported (build the embedding with sparse=False)"
-                )
-            # DDP's bucket views are overwritten by the next backward: those, and only those, are copied.
-            taken.append(gradient.clone() if gradient._is_view() else gradient)
-            p.grad = None
-        return taken
-
     def evaluate_at(
-        self, params: Sequence[Tensor], perturbation: Sequence[Tensor], closures: Sequence[Closure]
+        self, params: Sequence[Tensor], e: Sequence[Tensor], closures: Sequence[Closure]
     ) -> tuple[Tensor, Gradients]:
-        """Mean loss and gradient at ``x + perturbation``; x, buffers and random streams are put back."""
-        with self.perturbed(params, perturbation), self.buffers.frozen():
+        """Mean loss and gradient at ``x + e``; x, buffers and random streams are put back."""
+        with self._perturbation.of(params, e), self.buffers.frozen():
             self._random.set(self._random_at_x)
             return self.evaluate(closures)
 
-    @contextmanager
-    def perturbed(self, params: Sequence[Tensor], perturbation: Sequence[Tensor]) -> Iterator[None]:
-        """``params`` moved by ``perturbation`` inside the block, restored bitwise after it."""
-        # Restored by copy, never by subtraction: (x + e) - e is not x in floating point.
-        moved = list(params)
-        with torch.no_grad():
-            saved = [p.detach().clone() for p in moved]
-            torch._foreach_add_(moved, list(perturbation))
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                torch._foreach_copy_(moved, saved)
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's, without its profiling hooks: a step may call it several times."""
+        if not set_to_none:
+            super().zero_grad(set_to_none=False)
+            return
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss to call ``backward`` on: scaled for fp16 when there is a scaler."""
+        return loss if self.scale is None else self.scale.of(loss)
+
+    @property
+    def gradient_evaluations(self) -> float:
+        """Gradients of the whole mini-batch evaluated so far; a fraction where rules look at parts of it."""
+        whole = round(self.evaluation_share)
+        return whole if abs(self.evaluation_share - whole) < 1e-6 else self.evaluation_share
 
     # -- parameters and state ----------------------------------------------------------------------
 
@@ -244,14 +252,15 @@ class SharpnessAware(Optimizer):
         """All trainable parameters, in the order of the groups."""
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
 
+    def all_parameters(self) -> list[Tensor]:
+        """All parameters, frozen ones included: the positions that ``state_dict`` counts by."""
+        return [p for group in self.param_groups for p in group["params"]]
+
     def parameter_names(self) -> dict[Tensor, str] | None:
         """Parameter → name, or None when the base was not built from named parameters."""
-        names: dict[Tensor, str] = {}
-        for group in self.param_groups:
-            if "param_names" not in group:
-                return None
-            names.update(zip(group["params"], group["param_names"], strict=True))
-        return names
+        if not all("param_names" in group for group in self.param_groups):
+            return None
+        return {p: n for g in self.param_groups for p, n in zip(g["params"], g["param_names"], strict=True)}
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -271,8 +280,11 @@ class SharpnessAware(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group to the base optimizer."""
-        if not any(param_group is group for group in self.base.param_groups):
-            self.base.add_param_group(param_group)
+        if any(param_group is group for group in self.base.param_groups):
+            return
+        self.base.add_param_group(param_group)
+        for part in self.components().values():
+            part.bind(self.all_parameters(), self.parameter_names())
 
     def state_dict(self) -> dict[str, Any]:
         """The base's ``state_dict`` with one more key, ``"sharpness"``: counters, memories, generators.
@@ -286,11 +298,14 @@ class SharpnessAware(Optimizer):
         """Restore everything that ``state_dict`` saved; the continuation is bitwise the same.
 
         Raises:
-            InvalidInput: the dictionary is a plain optimizer's, or another method's.
+            InvalidInput: the dictionary is a plain optimizer's, or another method's or network's.
         """
         own = require_own_state(self, state_dict)
         self.base.load_state_dict({k: v for k, v in state_dict.items() if k != OWN_KEY})
         restore_own_state(self, own)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__.copy()  # Optimizer's own would leave out the base
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(rho={self.rho}, base={type(self.base).__name__})"

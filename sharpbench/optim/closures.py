@@ -33,7 +33,9 @@ class BatchLoss:
     def __call__(self) -> Tensor:
         self.optimizer.zero_grad()
         loss = self.losses().mean()
-        loss.backward()
+        # fp16: the optimizer knows its scaler; a plain one has none.
+        scaled = getattr(self.optimizer, "scaled", None)
+        (loss if scaled is None else scaled(loss)).backward()
         return loss
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import InvalidInput
+
 
 class Component:
     """A stateful part: per-parameter memories, scalars and a random generator, all in ``state_dict``.
@@ -59,4 +61,10 @@ class Component:
         }
         self.scalars = dict(state["scalars"])
         if self.generator is not None and "generator" in state:
-            self.generator.set_state(state["generator"].cpu())
+            try:
+                self.generator.set_state(state["generator"].cpu())
+            except RuntimeError as error:
+                raise InvalidInput(
+                    f"the saved random state is of another kind of device than {self.generator.device} "
+                    "(a CPU run can't be continued on a GPU, or the other way round, with the same draws)"
+                ) from error

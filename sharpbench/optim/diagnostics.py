@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .ascent import global_norm
+from .norms import global_norm
 
 
 class Diagnostics:

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from ..errors import InvalidInput
+
 Gradients = list[Tensor | None]
+
+
+def take(params: Sequence[Tensor]) -> Gradients:
+    """Move the gradients out of ``p.grad``, without a copy where they are not shared views.
+
+    Raises:
+        InvalidInput: a sparse gradient.
+    """
+    taken: Gradients = []
+    for p in params:
+        gradient = p.grad
+        if gradient is not None and gradient.is_sparse:
+            raise InvalidInput("sparse gradients are not supported (build the embedding with sparse=False)")
+        # DDP's bucket views are overwritten by the next backward: those, and only those, are copied.
+        taken.append(gradient.clone() if gradient is not None and gradient._is_view() else gradient)
+        p.grad = None
+    return taken
 
 
 def add(left: Gradients, right: Gradients) -> Gradients:

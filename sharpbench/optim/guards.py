@@ -15,8 +15,8 @@ class BufferGuard:
 
     With ``model`` given, its buffers are saved and restored. Without it, a forward pre-hook sees every
     module that runs inside the guarded block, just before it runs, and saves its buffers then. Saving
-    and restoring is exact for any buffer; setting ``momentum = 0`` instead would lose the momentum when
-    guards nest and would still count batches.
+    and restoring is exact for any buffer, also one that a module rebinds; setting ``momentum = 0`` instead
+    would lose the momentum when guards nest and would still count batches.
     """
 
     def __init__(self, model: nn.Module | None = None) -> None:
@@ -25,7 +25,7 @@ class BufferGuard:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Re-entrant and exception-safe: buffers after the block equal those before it, bitwise."""
-        saved: dict[int, tuple[Tensor, Tensor]] = {}
+        saved: list[tuple[nn.Module, str, Tensor, Tensor]] = []
         seen: set[int] = set()
 
         def remember(root: nn.Module) -> None:
@@ -33,9 +33,9 @@ class BufferGuard:
                 if id(module) in seen:
                     continue
                 seen.add(id(module))
-                for buffer in module._buffers.values():
-                    if buffer is not None and id(buffer) not in saved:
-                        saved[id(buffer)] = (buffer, buffer.detach().clone())
+                for name, buffer in module._buffers.items():
+                    if buffer is not None:
+                        saved.append((module, name, buffer, buffer.detach().clone()))
 
         def before_forward(module: nn.Module, args: object) -> None:
             if id(module) not in seen:
@@ -55,6 +55,14 @@ class BufferGuard:
             yield
 
 
+@torch.no_grad()
+def _put_back(saved: list[tuple[nn.Module, str, Tensor, Tensor]]) -> None:
+    if saved:
+        torch._foreach_copy_([buffer for _, _, buffer, _ in saved], [value for *_, value in saved])
+    for module, name, buffer, _ in saved:
+        module._buffers[name] = buffer
+
+
 class RandomGuard:
     """Lets every pass of a step draw the same random numbers (the same dropout mask).
 
@@ -68,11 +76,13 @@ class RandomGuard:
         self.active = active
 
     def state(self) -> list[Tensor]:
+        """The streams as they stand."""
         if not self.active:
             return []
         return [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in self.cuda)]
 
     def set(self, state: list[Tensor]) -> None:
+        """Put the streams to a state saved before."""
         if not self.active:
             return
         torch.set_rng_state(state[0])
@@ -86,11 +96,4 @@ class RandomGuard:
         try:
             yield
         finally:
-            if self.active:
-                self.set(before)
-
-
-@torch.no_grad()
-def _put_back(saved: dict[int, tuple[Tensor, Tensor]]) -> None:
-    for buffer, value in saved.values():
-        buffer.copy_(value)
+            self.set(before)

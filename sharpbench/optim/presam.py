@@ -11,10 +11,11 @@ from torch.optim import Optimizer
 
 from ..checks import check_number
 from ..errors import must_be
-from .ascent import ConstraintPreconditioner, ObjectivePreconditioner, global_norm, radius_over
+from .ascent import ConstraintPreconditioner, ObjectivePreconditioner
 from .base import Closure, SharpnessAware
 from .components import Component
 from .gradients import Gradients, complete
+from .norms import global_norm, radius_over
 
 # SAM's default radius, the one that rho="auto" refers to.
 REFERENCE_RHO = 0.05
@@ -86,9 +87,13 @@ class PreSAM(SharpnessAware):
         self.constraint = constraint
         self.renormalize = renormalize
         self.epsilon = check_number("epsilon", epsilon, at_least=0.0)
-        names = self.parameter_names()
         for component in self.components().values():
-            component.bind(self.parameters(), names)
+            component.bind(self.all_parameters(), self.parameter_names())
+        # "rho" of a group is ours only where it isn't a hyper-parameter of the base (Adadelta's, say).
+        self._own_rho = "rho" not in base.defaults
+        # Without a reader of the gradient at x, e may take its place in memory.
+        self._reads_gradient = type(self).descend is not PreSAM.descend
+        self._decision: bool | None = None
 
     def components(self) -> dict[str, Component]:
         parts: dict[str, Component] = {f"objective.{i}": part for i, part in enumerate(self.objective)}
@@ -96,14 +101,36 @@ class PreSAM(SharpnessAware):
             parts["constraint"] = self.constraint
         return parts
 
-    def perturbation(self, params: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-        """E for the gradients g at x; advances the preconditioners' memories."""
+    def begin_step(self) -> None:
+        self._decision = None
+
+    def perturbation(
+        self, params: Sequence[Tensor], gradients: Sequence[Tensor], overwrite: bool = False
+    ) -> list[Tensor]:
+        """E for the gradients g at x; advances the preconditioners' memories.
+
+        With ``overwrite`` the gradients' memory may be used for e.
+        """
+        norm = None if self.renormalize else global_norm(gradients)
         direction = list(gradients)
         for part in self.objective:
             direction = part.apply(params, gradients, direction)
+        mine = overwrite or bool(self.objective)
         if self.constraint is None:
-            norm = global_norm(direction if self.renormalize else gradients)
-            return list(torch._foreach_mul(direction, self._radii(params, norm)))
+            radii = self._radii(params, global_norm(direction) if norm is None else norm)
+            if not mine:
+                return list(torch._foreach_mul(direction, radii))
+            torch._foreach_mul_(direction, radii)
+            return direction
+        inverse = self._inverse(params, gradients)
+        scaled = torch._foreach_mul(direction, inverse)  # D^-1 C g
+        radii = self._radii(params, global_norm(scaled) if norm is None else norm)
+        torch._foreach_mul_(scaled, inverse)
+        torch._foreach_mul_(scaled, radii)
+        return list(scaled)
+
+    def _inverse(self, params: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+        assert self.constraint is not None
         inverse = self.constraint.inverse(params, gradients)
         if self.adapt or self.diagnostics is not None:
             largest = torch.stack(torch._foreach_norm(inverse, float("inf"))).max()
@@ -112,39 +139,43 @@ class PreSAM(SharpnessAware):
             if self.adapt:
                 seen = self.constraint.scalars.get("largest_inverse", largest)
                 self.constraint.scalars["largest_inverse"] = torch.maximum(seen.to(largest.device), largest)
-        scaled = torch._foreach_mul(direction, inverse)  # D^-1 C g
-        norm = global_norm(scaled if self.renormalize else gradients)
-        moved = torch._foreach_mul(scaled, inverse)
-        torch._foreach_mul_(moved, self._radii(params, norm))
-        return list(moved)
+        return inverse
 
-    def _radii(self, params: Sequence[Tensor], norm: Tensor) -> list[Tensor]:
-        """Rho / norm for each parameter, with the group's own rho where it has one."""
+    def _radii(self, params: Sequence[Tensor], norm: Tensor) -> Any:
+        """Rho / norm: one 0-dim tensor, or one for each parameter where groups have a rho of their own."""
         if self.epsilon:
             norm = norm + self.epsilon
-        radius: float | Tensor = self.radius()
-        if self.adapt and self.constraint is not None:
-            radius = radius / self.constraint.scalars["largest_inverse"]
-        own = {p: g["rho"] for g in self.param_groups if "rho" in g for p in g["params"]}
-        common = radius_over(norm, radius)
-        return [
-            (radius_over(norm, own[p]) if p in own else common).to(device=p.device, dtype=p.dtype)
-            for p in params
-        ]
 
-    def radius(self) -> float:
-        """Rho of this step."""
-        return self.rho
+        def over(rho: float) -> Tensor:
+            radius: float | Tensor = self.radius(rho)
+            if self.adapt and self.constraint is not None:
+                radius = radius / self.constraint.scalars["largest_inverse"]
+            return radius_over(norm, radius)
+
+        common = over(self.rho)
+        if not any(self._own_rho and "rho" in g for g in self.param_groups):
+            if all(p.device == norm.device and p.dtype == norm.dtype for p in params):
+                return common  # the overload of the foreach functions that is fastest
+            return [common.to(device=p.device, dtype=p.dtype) for p in params]
+        own = {p: over(g["rho"]) for g in self.param_groups if "rho" in g for p in g["params"]}
+        return [own.get(p, common).to(device=p.device, dtype=p.dtype) for p in params]
+
+    def radius(self, rho: float | None = None) -> float:
+        """The length of e in this step for a radius ``rho``, by default the optimizer's own."""
+        return self.rho if rho is None else rho
 
     def handed_gradient(self, closures: Sequence[Closure]) -> tuple[Tensor, Gradients]:
         loss, at_x = self.evaluate(closures)
         params, gradients = self.with_gradient(at_x)
-        looks = bool(params) and self.looks(gradients)
+        # One decision a step, also when the rule is applied to several parts of the mini-batch.
+        if params and self._decision is None:
+            self._decision = self.looks(gradients)
         if self.diagnostics is not None and params:
-            self.diagnostics.gradient(gradients, looks)
-        if not looks:
+            self.diagnostics.gradient(gradients, bool(self._decision))
+        if not params or not self._decision:
             return loss, self.descend(at_x, None)
-        e = self.perturbation(params, gradients)
+        keep = self._reads_gradient or self.diagnostics is not None
+        e = self.perturbation(params, gradients, overwrite=not keep)
         if self.diagnostics is not None:
             self.diagnostics.perturbation(e, gradients)
         _, there = self.evaluate_at(params, e, closures)

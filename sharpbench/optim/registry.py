@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from ..errors import InvalidInput, SharpbenchError, unknown_name
 from .base import SharpnessAware
 from .universal import UniversalSAM
-from .variants import descent_rules, momentum, policies, sampled, sparse, two_pass
+from .variants import descent_rules, momentum, policies, sampled, selective, sparse, two_pass
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ _ENTRIES = (
     Entry("infosam", two_pass.InfoSAM),
     Entry("friendly", two_pass.FriendlySAM),
     Entry("modified_ssam", sparse.ModifiedSSAM),
-    Entry("ssam_f", sparse.SSAMF, "2 (+ fisher_samples single examples a refresh)", needs_examples=True),
+    Entry("ssam_f", sparse.SSAMF, "2 (+ fisher_samples a refresh)", needs_examples=True),
     Entry("ssam_d", sparse.SSAMD),
-    Entry("esam", sparse.ESAM, "2 (the second on a share of the examples)", needs_examples=True),
+    Entry("esam", selective.ESAM, "2", needs_examples=True),
     Entry("lazy", policies.LazySAM, "1 + p"),
     Entry("aesam", policies.AESAM, "1 + share of large gradients"),
     Entry("gsam", descent_rules.GSAM),
@@ -107,7 +107,7 @@ def build(
         >>> build("sam", torch.optim.SGD(model.named_parameters(), lr=0.1), rho=0.1)
         SAM(rho=0.1, base=SGD)
     """
-    factory = OPTIMIZERS[name].factory if name in OPTIMIZERS else _load(name)
+    factory = OPTIMIZERS[name].factory if name in OPTIMIZERS else load_class(name)
     allowed = hyper_parameters(factory)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
     for key in parameters:
@@ -131,7 +131,7 @@ def complete_parameters(
     >>> complete_parameters("aesam", {"delta": 0.8}, total_steps=100)
     {'delta': 0.8, 'total_steps': 100}
     """
-    factory = OPTIMIZERS[name].factory if name in OPTIMIZERS else _load(name)
+    factory = OPTIMIZERS[name].factory if name in OPTIMIZERS else load_class(name)
     asked = hyper_parameters(factory)
     known = {"total_steps": total_steps, "seed": seed}
     return {**dict(parameters), **{k: v for k, v in known.items() if k in asked and k not in parameters}}
@@ -165,7 +165,12 @@ def hyper_parameters(factory: type) -> dict[str, Any]:
     return {**own, **COMMON} if forwards and issubclass(factory, SharpnessAware) else own
 
 
-def _load(name: str) -> Any:
+def load_class(name: str) -> Any:
+    """The optimizer class that ``"MODULE:CLASS"`` names.
+
+    Raises:
+        InvalidInput: not of that form (and not registered), not importable, or not an optimizer.
+    """
     if ":" not in name:
         raise unknown_name("optimizer", name, OPTIMIZERS)
     module_name, _, class_name = name.partition(":")

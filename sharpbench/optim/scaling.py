@@ -24,7 +24,8 @@ class LossScale:
     The perturbation and every combination of gradients are made from unscaled gradients, so the rule does
     not depend on the scale. The last gradient is handed back scaled, which is exact (the scale is a
     power of two), because ``GradScaler.step`` does the bookkeeping of growth and back-off.
-    The closure scales its loss itself: ``scaler.scale(loss).backward()``, and returns the unscaled loss.
+    ``BatchLoss`` closures scale by themselves; others call ``scaler.scale(loss).backward()`` and return the
+    unscaled loss.
     """
 
     def __init__(self, scaler: GradScaler) -> None:
@@ -39,7 +40,7 @@ class LossScale:
         present = [g for g in gradients if g is not None]
         if not present:
             return
-        torch._foreach_mul_(present, 1.0 / self._scale(present[0].device).item())
+        torch._foreach_mul_(present, 1.0 / self._scale(present[0].device))
         largest = torch.stack(torch._foreach_norm(present, float("inf")))
         if not torch.isfinite(largest).all().item():
             raise Overflow(loss)
@@ -62,6 +63,11 @@ class LossScale:
         self.scaler.update()
         for p in params:
             p.grad = None
+
+    def of(self, loss: Tensor) -> Tensor:
+        """The scaled loss."""
+        scaled: Tensor = self.scaler.scale(loss)
+        return scaled
 
     def _scale(self, device: torch.device) -> Tensor:
         scaled: Tensor = self.scaler.scale(torch.ones((), device=device))

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from .base import SharpnessAware
 
 OWN_KEY = "sharpness"
-COUNTERS = ("steps", "gradient_evaluations", "forward_evaluations", "rho")
+COUNTERS = ("steps", "evaluation_share", "example_gradients", "rho")
 
 
 def own_state(optimizer: SharpnessAware) -> dict[str, Any]:
     """Counters and the state of every component; never transients."""
-    params = optimizer.parameters()
+    params = optimizer.all_parameters()
     return {
         **{name: getattr(optimizer, name) for name in COUNTERS},
         "components": {name: part.state_dict(params) for name, part in optimizer.components().items()},
@@ -42,6 +42,15 @@ def require_own_state(optimizer: SharpnessAware, state_dict: Mapping[str, Any]) 
             f"this state_dict is of another method: it has {sorted(own['components'])}, "
             f"{type(optimizer).__name__} has {parts}"
         )
+    params = optimizer.all_parameters()
+    for part in own["components"].values():
+        for table in part["memory"].values():
+            for place, value in table.items():
+                if int(place) >= len(params) or params[int(place)].shape != value.shape:
+                    raise InvalidInput(
+                        "this state_dict is of another network: a memory of shape "
+                        f"{tuple(value.shape)} belongs to parameter {place}"
+                    )
     return own
 
 
@@ -49,6 +58,6 @@ def restore_own_state(optimizer: SharpnessAware, own: Mapping[str, Any]) -> None
     """Take over what :func:`own_state` saved."""
     for name in COUNTERS:
         setattr(optimizer, name, own[name])
-    params = optimizer.parameters()
+    params = optimizer.all_parameters()
     for name, part in optimizer.components().items():
         part.load_state_dict(copy.deepcopy(own["components"][name]), params)

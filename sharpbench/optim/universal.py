@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..checks import check_number
+from ..checks import check_count, check_number, check_seed
 from ..errors import InvalidInput, must_be
 from ..functionals import UniversalMeasure, sample_weights
 from .base import Closure, SharpnessAware
 from .components import Component
-from .gradients import Gradients, complete
+from .gradients import Gradients, combine, complete
 from .ranks import mean_over_ranks
 
 
@@ -78,8 +78,9 @@ class UniversalSAM(SharpnessAware):
                 raise InvalidInput(f"measure must have psi, phi and mu, but {measure!r} has no {part}")
         check_number("rho", rho, above=0.0)
         self.weight = check_number("weight", weight, at_least=0.0)
-        if isinstance(n_samples, bool) or not isinstance(n_samples, int) or n_samples < 1:
-            raise must_be("n_samples", "a whole number >= 1", n_samples)
+        check_count("n_samples", n_samples)
+        if any("rho" in group for group in self.param_groups) and "rho" not in base.defaults:
+            raise InvalidInput("rho of a parameter group has no meaning here: u is one draw over all weights")
         least = getattr(measure, "smallest_sample", 1)
         if n_samples < least:
             raise must_be(
@@ -91,7 +92,7 @@ class UniversalSAM(SharpnessAware):
         self.n_samples = n_samples
         self.sampling = sampling
         self._draws = Component()
-        self._draws.generator = torch.Generator(self.parameters()[0].device).manual_seed(seed)
+        self._draws.generator = torch.Generator(self.parameters()[0].device).manual_seed(check_seed(seed))
 
     def components(self) -> dict[str, Component]:
         return {"draws": self._draws}
@@ -116,26 +117,6 @@ class UniversalSAM(SharpnessAware):
         # Each rank has seen its own part of the mini-batch; the weights must be those of the whole.
         mean_over_ranks([samples])
         weights = sample_weights(self.measure, samples) * self.weight
-        return loss, self._combine(at_x, looks, weights / len(signs), len(signs))
-
-    def _combine(
-        self, at_x: Gradients, looks: list[list[Gradients]], weights: Tensor, sides: int
-    ) -> Gradients:
-        # g + sum_i w_i (g_i - g), written as (1 - sum w) g + sum_i w_i g_i over the gradients at hand.
-        handed: Gradients = []
-        rest = 1.0 - weights.sum() * sides
-        for i, g in enumerate(at_x):
-            terms = [
-                (weights[s], gradient)
-                for s, sample in enumerate(looks)
-                for side in sample
-                if (gradient := side[i]) is not None
-            ]
-            if g is None and not terms:
-                handed.append(None)
-                continue
-            total = torch.zeros_like(terms[0][1]) if g is None else g * rest.to(g.dtype)
-            for w, gradient in terms:
-                total.add_(gradient * w.to(gradient.dtype))
-            handed.append(total)
-        return handed
+        # g + sum_i w_i (g_i - g), with g_i the mean over the sides of a draw.
+        terms = [(w / len(signs), side) for w, sides in zip(weights, looks, strict=True) for side in sides]
+        return loss, combine((1.0 - weights.sum(), at_x), *terms)

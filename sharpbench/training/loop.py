@@ -80,7 +80,10 @@ def train(
                 right += (at_x[0].argmax(1) == y).sum()  # the first pass is the one at the weights
                 result.steps += 1
             mean_loss = loss_sum.item() / count
-            result.gradient_evaluations = getattr(optimizer, "gradient_evaluations", result.steps)
+            result.gradient_evaluations = round(
+                getattr(optimizer, "gradient_evaluations", result.steps)
+                + getattr(optimizer, "example_gradients", 0)
+            )
             if not math.isfinite(mean_loss):
                 result.diverged = f"training loss became {mean_loss} in epoch {epoch}"
                 break

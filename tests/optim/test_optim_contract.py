@@ -92,8 +92,9 @@ def test_gradient_evaluations_are_counted(name: str) -> None:
     closure = each_call(p.closure(opt, 0), seen.append)
     for _ in range(4):
         opt.step(closure)
-    # The first step of sparse SAM also takes single-example gradients for its mask.
+    # The first step of sparse SAM also takes the gradients of its 16 examples, through one graph.
     calls = len(seen) - (name == "ssam_f")
+    assert opt.example_gradients == (16 if name == "ssam_f" else 0)
     assert opt.gradient_evaluations == calls
     assert calls == 4 * evaluations(opt) if name not in OCCASIONAL else 4 <= calls <= 8
 

@@ -1,7 +1,4 @@
-"""Rules restated in NumPy at parameters the reference trajectories do not cover, and traps found by review.
-
-A strict ``xfail`` is a known fault with the snippet that shows it: mending the fault means deleting the mark.
-"""
+"""Rules restated in NumPy at parameters the reference trajectories do not cover, and traps."""
 
 from __future__ import annotations
 
@@ -179,10 +176,6 @@ def base(model: nn.Module) -> torch.optim.Optimizer:
     return sgd(model, lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
 
 
-def known_fault(reason: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 def single(opt: SharpnessAware, weight: nn.Parameter, slope: torch.Tensor) -> Callable[[], torch.Tensor]:
     """The closure of the linear loss with this slope."""
 
@@ -196,7 +189,6 @@ def single(opt: SharpnessAware, weight: nn.Parameter, slope: torch.Tensor) -> Ca
 
 
 @pytest.mark.parametrize("delta", [0.6, 0.7, 0.8, 0.95])
-@known_fault("delta s + (1 - delta) s can round above s; the first step must start from mu = s, v = 0")
 def test_aesam_always_looks_at_its_first_step(delta: float) -> None:
     weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     for s in np.random.default_rng(0).random(1000):
@@ -208,7 +200,6 @@ def test_aesam_always_looks_at_its_first_step(delta: float) -> None:
     ("name", "parameters"),
     [("ssam_f", {"sparsity": 0.0}), ("ssam_d", {"sparsity": 0.0}), ("vasso", {"theta": 1.0})],
 )
-@known_fault("ssam_f starts with an empty mask, and all three keep epsilon 1e-7, in the limit that is SAM")
 def test_limits_equal_sam_with_default_parameters(name: str, parameters: dict[str, Any]) -> None:
     found = []
     for rule, own in ((name, parameters), ("sam", {})):
@@ -218,7 +209,6 @@ def test_limits_equal_sam_with_default_parameters(name: str, parameters: dict[st
     torch.testing.assert_close(*found, rtol=0, atol=1e-12)
 
 
-@known_fault("Adadelta has a hyper-parameter rho of its own (.9), taken for a group's radius")
 def test_the_base_may_have_a_rho_of_its_own() -> None:
     weight = nn.Parameter(torch.tensor([3.0, 4.0]))
     opt = build("sam", torch.optim.Adadelta([weight]), rho=0.05)
@@ -240,7 +230,6 @@ class Counting(nn.Module):
 
 
 @pytest.mark.parametrize("given", [True, False])
-@known_fault("the guard restores the old tensor object, not the module's buffer")
 def test_buffers_that_a_module_rebinds_are_restored(given: bool) -> None:
     model = Counting()
     opt = build("sam", sgd(model), model if given else None)
@@ -255,7 +244,6 @@ def test_buffers_that_a_module_rebinds_are_restored(given: bool) -> None:
     assert model.passes.item() == 1.0
 
 
-@known_fault("BatchLoss and ESAM never multiply by the scale that the step divides by")
 @pytest.mark.parametrize("name", ["sam", "esam"])
 def test_fp16_scaling_with_batch_loss(name: str) -> None:
     norms = []
@@ -266,7 +254,6 @@ def test_fp16_scaling_with_batch_loss(name: str) -> None:
     assert norms[0] == pytest.approx(norms[1])
 
 
-@known_fault("the average over parts is floored, step by step")
 def test_m_sharpness_counts_partial_second_looks() -> None:
     p = problem()
     opt = wrap("lazy", p.model, p=0.5, m_sharpness=True)
@@ -283,7 +270,6 @@ def test_m_sharpness_counts_partial_second_looks() -> None:
     assert opt.gradient_evaluations == pytest.approx(calls / 4, abs=1)
 
 
-@known_fault("what a failed step has gathered is applied by the next one")
 def test_decoupled_wsam_forgets_a_failed_step() -> None:
     p, q = problem(), problem()
     opt, twin = (wrap("wsam", r.model, m_sharpness=True) for r in (p, q))
@@ -298,7 +284,6 @@ def test_decoupled_wsam_forgets_a_failed_step() -> None:
     torch.testing.assert_close(p.weights(), q.weights(), rtol=0, atol=1e-14)
 
 
-@known_fault("positions count trainable parameters only, so they shift when a layer is unfrozen")
 def test_memories_find_their_parameter_when_a_layer_was_frozen() -> None:
     p, q = problem(), problem()
     p.model[0].weight.requires_grad_(False)
@@ -309,7 +294,6 @@ def test_memories_find_their_parameter_when_a_layer_was_frozen() -> None:
         assert value.shape == parameter.shape
 
 
-@known_fault("the scaled set is made of the parameters that were trainable when the optimizer was built")
 def test_asam_rescales_a_layer_unfrozen_later() -> None:
     p = problem()
     p.model[0].weight.requires_grad_(False)
@@ -319,7 +303,6 @@ def test_asam_rescales_a_layer_unfrozen_later() -> None:
     assert not torch.equal(opt.constraint.inverse(params, params)[0], torch.ones(12, 6).double())
 
 
-@known_fault("the decay of the perturbation goes through Adam's preconditioner, where AdamW's is decoupled")
 def test_momentum_sam_leaves_decoupled_weight_decay_out_of_the_gradient() -> None:
     weight = nn.Parameter(torch.ones(2, dtype=torch.float64))
     slope = torch.tensor([1.0, 2.0], dtype=torch.float64)
@@ -329,7 +312,6 @@ def test_momentum_sam_leaves_decoupled_weight_decay_out_of_the_gradient() -> Non
     torch.testing.assert_close(weight.grad, slope)
 
 
-@known_fault("the stored direction is handed also to parameters that have no gradient in this step")
 def test_looksam_leaves_parameters_without_gradient_alone() -> None:
     used, idle = nn.Parameter(torch.tensor([1.0, 2.0])), nn.Parameter(torch.tensor([1.0, 3.0]))
     opt = build("looksam", torch.optim.SGD([used, idle], lr=0.01))
@@ -346,12 +328,10 @@ def test_looksam_leaves_parameters_without_gradient_alone() -> None:
     assert torch.equal(idle, before)
 
 
-@known_fault("a copy or a pickle of an optimizer loses its base")
 def test_optimizers_can_be_copied() -> None:
     assert repr(copy.deepcopy(wrap("sam", problem().model))) == "SAM(rho=0.05, base=SGD)"
 
 
-@known_fault("the closure is only looked at after the base has stepped")
 def test_ssam_f_refuses_a_plain_closure_before_it_moves() -> None:
     p = problem()
     opt = wrap("ssam_f", p.model)
@@ -362,9 +342,6 @@ def test_ssam_f_refuses_a_plain_closure_before_it_moves() -> None:
     assert torch.equal(p.weights(), before)
 
 
-@known_fault(
-    "nothing keeps the radius within [rho_min, rho] outside [lr_min, lr_max] (warm-up, annealing to 0)"
-)
 def test_gsam_radius_stays_within_its_range() -> None:
     p = problem()
     opt = wrap("gsam", p.model, rho=0.1, rho_min=0.01, lr_max=0.1, lr_min=0.05)
@@ -372,7 +349,6 @@ def test_gsam_radius_stays_within_its_range() -> None:
     assert opt.radius() == pytest.approx(0.01)
 
 
-@known_fault("esam replaces rho/beta by the group's rho")
 def test_a_groups_own_rho_means_the_same_as_the_optimizers() -> None:
     lengths = []
     for group, parameters in (({"rho": 1.0}, {}), ({}, {"rho": 1.0})):
@@ -386,9 +362,6 @@ def test_a_groups_own_rho_means_the_same_as_the_optimizers() -> None:
     assert lengths[0] == pytest.approx(lengths[1])
 
 
-@known_fault(
-    "a psi that stacks its components first, shape (k, n), is averaged over the wrong axis in silence"
-)
 def test_a_vector_psi_of_the_wrong_shape_is_refused_or_understood() -> None:
     class Stacked:
         mu = Gaussian()
@@ -414,7 +387,6 @@ def test_a_vector_psi_of_the_wrong_shape_is_refused_or_understood() -> None:
     torch.testing.assert_close(*found, rtol=0, atol=1e-12)
 
 
-@known_fault("the loss of the pass that overflowed is returned, be it the one at x + e")
 def test_the_loss_of_a_skipped_step_is_the_loss_at_x() -> None:
     weight = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
@@ -434,7 +406,6 @@ def test_the_loss_of_a_skipped_step_is_the_loss_at_x() -> None:
     assert opt.step(closure).item() == 1.0
 
 
-@known_fault("manual_seed raises for itself")
 @pytest.mark.parametrize("name", ["lazy", "esam", "trace_sam", "ssam_d"])
 def test_a_bad_seed_is_bad_input(name: str) -> None:
     with pytest.raises(InvalidInput, match="seed"):

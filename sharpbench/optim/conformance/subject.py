@@ -15,7 +15,6 @@ from ...errors import InvalidInput, SharpbenchError, must_be, unknown_name
 from ...functionals import LOG_DET
 from .. import registry
 from ..base import SharpnessAware
-from ..variants.momentum import MSAM
 from .watched import base_options, watched_base
 
 # What a base class and a base instance are called in the widespread constructors.
@@ -97,7 +96,7 @@ class Subject:
         A class says so with the attribute ``evaluates_at_weights = False``. Such a rule can't report the
         loss at x, has BatchNorm statistics of the perturbed point, and may decay the weights there.
         """
-        return bool(getattr(self.factory, "evaluates_at_weights", not issubclass(self.factory, MSAM)))
+        return bool(getattr(self.factory, "evaluates_at_weights", True))
 
     def build(
         self,
@@ -197,7 +196,7 @@ def subject_of(target: str | type, parameters: dict[str, Any] | None = None) -> 
     """
     if isinstance(target, str):
         entry = registry.OPTIMIZERS.get(target)
-        factory = entry.factory if entry else registry._load(target)
+        factory = entry.factory if entry else registry.load_class(target)
         subject = Subject(target, factory, dict(parameters or {}), (entry.base if entry else "") or "sgd")
     elif isinstance(target, type) and issubclass(target, Optimizer):
         subject = Subject(target.__name__, target, dict(parameters or {}))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ...checks import check_number
+from ...checks import check_count, check_flag, check_number
 from ...errors import must_be
 from ..base import Closure
 from ..components import Component
@@ -49,6 +49,8 @@ class GSAM(PreSAM):
         lr_min: float = 0.0,
         **common: Any,
     ) -> None:
+        if isinstance(rho, str):
+            raise must_be("rho of gsam", "a number >= 0 (it has a schedule of its own)", rho)
         super().__init__(base, rho=rho, **common)
         self.alpha = check_number("alpha", alpha, at_least=0.0)
         self.lr_min = check_number("lr_min", lr_min, at_least=0.0)
@@ -59,11 +61,13 @@ class GSAM(PreSAM):
             check_number("lr_max", lr_max, above=lr_min)
         self.rho_min, self.lr_max = rho_min, lr_max
 
-    def radius(self) -> float:
+    def radius(self, rho: float | None = None) -> float:
+        rho = self.rho if rho is None else rho
         if self.rho_min is None or self.lr_max is None:
-            return self.rho
-        lr = float(self.param_groups[0]["lr"])
-        return self.rho_min + (self.rho - self.rho_min) * (lr - self.lr_min) / (self.lr_max - self.lr_min)
+            return rho
+        share = (float(self.param_groups[0]["lr"]) - self.lr_min) / (self.lr_max - self.lr_min)
+        # Warm-up and annealing leave [lr_min, lr_max]; the radius stays within [rho_min, rho].
+        return self.rho_min + (rho - self.rho_min) * min(1.0, max(0.0, share))
 
     def descend(self, at_x: Gradients, there: Gradients | None) -> Gradients:
         if there is None:
@@ -109,9 +113,13 @@ class WSAM(PreSAM):
         super().__init__(base, rho=rho, **common)
         check_number("gamma", gamma, at_least=0.0, below=1.0)
         self.ratio = gamma / (1.0 - gamma)
-        self.decoupled = decoupled
-        # One entry per evaluated part of the step (several under m-sharpness); empty between steps.
+        self.decoupled = check_flag("decoupled", decoupled)
+        # One entry per evaluated part of the step (several under m-sharpness).
         self._sharpness: list[Gradients] = []
+
+    def begin_step(self) -> None:
+        super().begin_step()
+        self._sharpness = []
 
     def descend(self, at_x: Gradients, there: Gradients | None) -> Gradients:
         if there is None:
@@ -151,9 +159,13 @@ class LookSAM(PreSAM):
         self.sharp = Component()
         super().__init__(base, rho=rho, **common)
         self.alpha = check_number("alpha", alpha, at_least=0.0)
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise must_be("k", "a whole number >= 1", k)
-        self.k = k
+        self.k = check_count("k", k)
+        # g_v of each evaluated part of the step (several under m-sharpness).
+        self._fresh: list[Gradients] = []
+
+    def begin_step(self) -> None:
+        super().begin_step()
+        self._fresh = []
 
     def components(self) -> dict[str, Component]:
         return {**super().components(), "sharp": self.sharp}
@@ -162,18 +174,27 @@ class LookSAM(PreSAM):
         return self.steps % self.k == 0
 
     def descend(self, at_x: Gradients, there: Gradients | None) -> Gradients:
-        table = self.sharp.memory.setdefault("direction", {})
         if there is not None:
             along = _share(inner(at_x, there), inner(at_x, at_x))
-            direction = combine((1.0, there), (-along, at_x))
-            table.clear()
-            table.update({p: v for p, v in zip(self.parameters(), direction, strict=True) if v is not None})
+            self._fresh.append(combine((1.0, there), (-along, at_x)))
             return there
-        stored: Gradients = [table.get(p) for p in self.parameters()]
-        if not table or all(g is None for g in at_x):
+        table = self.sharp.memory.get("direction", {})
+        stored: Gradients = [
+            table.get(p) if g is not None else None for p, g in zip(self.parameters(), at_x, strict=True)
+        ]
+        if all(v is None for v in stored):
             return at_x
         scale = inner(at_x, at_x).sqrt() / (inner(stored, stored).sqrt() + SMALL)
         return combine((1.0, at_x), (self.alpha * scale, stored))
+
+    def after_base_step(self) -> None:
+        if not self._fresh:
+            return
+        mean = combine(*((1.0 / len(self._fresh), part) for part in self._fresh))
+        self._fresh = []
+        self.sharp.memory["direction"] = {
+            p: v for p, v in zip(self.parameters(), mean, strict=True) if v is not None
+        }
 
 
 class CRSAM(PreSAM):

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ...errors import must_be
-from ..ascent import global_norm, radius_over
 from ..base import Closure, SharpnessAware
 from ..gradients import Gradients
+from ..norms import global_norm, radius_over
 
 # Where the base optimizers of torch keep their momentum.
 MOMENTUM_KEYS = ("momentum_buffer", "exp_avg")
@@ -25,13 +25,16 @@ class MSAM(SharpnessAware):
     between steps and has to be moved back for evaluation; here every step perturbs, evaluates and comes
     back, so that evaluation, checkpoints and schedulers always see x. The trajectory is the same.
     ``decay_at="perturbed"`` (the published code) decays the weights of the perturbed point;
-    ``"weights"`` those of x. The loss returned is the one at the perturbed point: the rule has no other.
-    Default rho .3. Needs a base with momentum. Cost: 1 gradient a step.
+    ``"weights"`` those of x. With a base that decouples its decay (AdamW), so is the decay of the
+    perturbation. The loss returned is the one at the perturbed point: the rule has no other. Default
+    rho .3. Needs a base with momentum. Cost: 1 gradient a step.
 
     Example:
         >>> MSAM(torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1, momentum=0.9))
         MSAM(rho=0.3, base=SGD)
     """
+
+    evaluates_at_weights = False
 
     def __init__(
         self, base: Optimizer, *, rho: float = 0.3, decay_at: str = "perturbed", **common: Any
@@ -48,19 +51,49 @@ class MSAM(SharpnessAware):
         params, momenta = self._momenta()
         if not params:
             return self.evaluate(closures)
-        scale = radius_over(global_norm(momenta), self.rho)
-        e = list(torch._foreach_mul(momenta, -scale))
+        norm = global_norm(momenta)
+        own = "rho" not in self.base.defaults
+        scales = [
+            -radius_over(norm, self._groups[p].get("rho", self.rho) if own else self.rho).to(
+                p.device, p.dtype
+            )
+            for p in params
+        ]
+        e = list(torch._foreach_mul(momenta, scales))
         # The only pass of the step: its buffers and random numbers are the ones to keep.
-        with self.perturbed(params, e):
+        with self._perturbation.of(params, e):
             loss, handed = self.evaluate(closures)
         if self.decay_at == "perturbed":
-            decay = {p: g.get("weight_decay", 0.0) for g in self.param_groups for p in g["params"]}
             moved = dict(zip(params, e, strict=True))
             handed = [
-                g + decay[p] * moved[p] if g is not None and p in moved and decay[p] else g
+                self._decayed(p, g, moved[p]) if g is not None and p in moved else g
                 for p, g in zip(self.parameters(), handed, strict=True)
             ]
         return loss, handed
+
+    def _decayed(self, p: Tensor, gradient: Tensor, e: Tensor) -> Tensor:
+        """Weight decay also of e: in the gradient, or after the step where the base decouples it (AdamW)."""
+        group = self._groups[p]
+        decay = group.get("weight_decay", 0.0)
+        if not decay:
+            return gradient
+        if group.get("decoupled_weight_decay", isinstance(self.base, torch.optim.AdamW)):
+            self._late.append((p, e * (-group["lr"] * decay / self._closures_of_step())))
+            return gradient
+        decayed: Tensor = gradient + decay * e
+        return decayed
+
+    def _closures_of_step(self) -> int:
+        return self._closures if self.m_sharpness else 1
+
+    def begin_step(self) -> None:
+        self._late: list[tuple[Tensor, Tensor]] = []
+        self._groups = {p: group for group in self.param_groups for p in group["params"]}
+
+    def after_base_step(self) -> None:
+        for p, change in self._late:
+            p.add_(change)
+        self._late = []
 
     def _momenta(self) -> tuple[list[Tensor], list[Tensor]]:
         pairs = []

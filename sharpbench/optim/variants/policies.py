@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ...checks import check_number
+from ...checks import check_count, check_number, check_seed
 from ...errors import InvalidInput, must_be
-from ..ascent import global_norm
 from ..components import Component
+from ..norms import global_norm
 from ..presam import PreSAM
 
 
@@ -45,13 +45,13 @@ class LazySAM(PreSAM):
         **common: Any,
     ) -> None:
         self.coin = Component()
-        self.coin.generator = torch.Generator().manual_seed(seed)
+        self.coin.generator = torch.Generator().manual_seed(check_seed(seed))
         super().__init__(base, rho=rho, **common)
         self.p = check_number("p", p, at_least=0.0, at_most=1.0)
         if schedule not in ("constant", "linear", "trigonometric"):
             raise must_be("schedule", "'constant', 'linear' or 'trigonometric'", schedule)
         if schedule != "constant":
-            _whole("total_steps", total_steps)
+            total_steps = _whole_training(total_steps)
         if policy is not None and not callable(policy):
             raise must_be("policy", "a callable step -> bool", policy)
         self.schedule, self.total_steps, self.policy = schedule, total_steps, policy
@@ -102,25 +102,25 @@ class AESAM(PreSAM):
         super().__init__(base, rho=rho, **common)
         self.delta = check_number("delta", delta, at_least=0.0, below=1.0)
         self.lambda1, self.lambda2 = check_number("lambda1", lambda1), check_number("lambda2", lambda2)
-        _whole("total_steps", total_steps)
-        self.total_steps = total_steps
+        self.total_steps = _whole_training(total_steps)
 
     def components(self) -> dict[str, Component]:
         return {**super().components(), "trend": self.trend}
 
     def looks(self, gradients: Sequence[Tensor]) -> bool:
         s = global_norm(gradients).item() ** 2
-        mean, variance = self.trend.scalars.get("mean", s), self.trend.scalars.get("variance", 0.0)
+        if "mean" not in self.trend.scalars:  # mu = s, v = 0: s >= mu, whatever rounding would say
+            self.trend.scalars.update(mean=s, variance=0.0)
+            return True
+        mean, variance = self.trend.scalars["mean"], self.trend.scalars["variance"]
         mean = self.delta * mean + (1.0 - self.delta) * s
         variance = self.delta * variance + (1.0 - self.delta) * (s - mean) ** 2
         self.trend.scalars.update(mean=mean, variance=variance)
-        assert self.total_steps is not None
-        t = self.steps / self.total_steps
+        t = min(1.0, self.steps / self.total_steps)
         return bool(s >= mean + (t * self.lambda1 + (1.0 - t) * self.lambda2) * math.sqrt(variance))
 
 
-def _whole(name: str, value: int | None) -> None:
-    if value is None:
-        raise InvalidInput(f"{name} is needed: the number of steps of the whole training")
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise must_be(name, "a whole number >= 1", value)
+def _whole_training(total_steps: int | None) -> int:
+    if total_steps is None:
+        raise InvalidInput("total_steps is needed: the number of steps of the whole training")
+    return check_count("total_steps", total_steps)

@@ -86,7 +86,8 @@ class FrobSAM(UniversalSAM):
     Var(L(x + rho u))/rho^2. Away from a critical point its mean direction is that of H g, a gradient-norm
     penalty; the Frobenius part is below one percent of it.
     ``sampling="antithetic"`` penalises ``weight rho^2 ||H||_F^2`` itself, with the unbiased
-    2 Var(Delta), also where the gradient is not zero; it needs a much larger weight to be felt.
+    2 Var(Delta), also where the gradient is not zero: four times the published functional at the same
+    weight, and without its gradient part it still needs a much larger weight to be felt.
     Cost: n + 1 gradients a step, 2n + 1 antithetic.
 
     Example:
@@ -106,11 +107,19 @@ class FrobSAM(UniversalSAM):
         seed: int = 0,
         **common: Any,
     ) -> None:
-        # (weight/rho^2) Cov = a quarter of the functional 2 Var(Delta) at the same weight.
-        share = 0.25 if sampling == "plain" else 1.0
+        # (weight/rho^2) Cov is weight rho^2 times the gradient of Var(Delta)/2, a quarter of 2 Var(Delta).
+        published = Measure(
+            "frob_sam",
+            FROBENIUS.psi,
+            lambda m: 0.5 * (m[1] - m[0] ** 2),
+            FROBENIUS.mu,
+            lambda samples: 0.5 * samples.var(0, correction=1),
+            smallest_sample=2,
+            formula="||H||_F^2 / 4 (and ||g||^2 / (2 rho^2) with it)",
+        )
         super().__init__(
             base,
-            replace(FROBENIUS),
+            published if sampling == "plain" else replace(FROBENIUS),
             rho=rho,
             n_samples=n_samples,
             weight=weight,
@@ -118,4 +127,3 @@ class FrobSAM(UniversalSAM):
             seed=seed,
             **common,
         )
-        self.weight *= share

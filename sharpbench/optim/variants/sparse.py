@@ -1,4 +1,4 @@
-"""Variants that perturb only part of the weights or look at only part of the examples."""
+"""Sparse SAM: variants that perturb only part of the weights."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ...checks import check_number
-from ...errors import must_be
+from ...checks import check_count, check_number, check_seed
 from ..ascent import InverseVariance, ObjectivePreconditioner, TopMagnitude
 from ..base import Closure
 from ..closures import example_losses
-from ..gradients import Gradients, complete
+from ..gradients import Gradients
+from ..norms import largest
 from ..presam import PreSAM
 from ..ranks import mean_over_ranks
 
@@ -30,8 +30,7 @@ def top_mask(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
     [tensor([1., 0.]), tensor([1.])]
     """
     flat = torch.cat([s.reshape(-1) for s in scores])
-    mask = torch.zeros_like(flat)
-    mask[flat.argsort(descending=True, stable=True)[:keep]] = 1.0
+    mask = largest(flat, keep).to(flat.dtype) if keep > 0 else torch.zeros_like(flat)
     parts = mask.split([s.numel() for s in scores])
     return [part.reshape(s.shape) for part, s in zip(parts, scores, strict=True)]
 
@@ -42,12 +41,20 @@ class Mask(ObjectivePreconditioner):
     def apply(
         self, params: Sequence[Tensor], gradients: Sequence[Tensor], direction: Sequence[Tensor]
     ) -> list[Tensor]:
-        masks = self.remembered("mask", params, [torch.zeros_like(p) for p in params])
+        known = self.memory.get("mask", {})
+        masks = [known[p] if p in known else torch.zeros_like(p) for p in params]
         return list(torch._foreach_mul(list(direction), masks))
 
     def set(self, params: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
         """Replace the mask of each parameter."""
         self.memory["mask"] = {p: m.to(p.dtype) for p, m in zip(params, masks, strict=True)}
+
+
+def sparse_rule(mask: Mask, sparsity: float) -> dict[str, Any]:
+    """How sparse SAM perturbs, as arguments of ``PreSAM``; with nothing masked it is SAM, without epsilon."""
+    if sparsity == 0:
+        return {"objective": []}
+    return {"objective": [mask], "renormalize": False, "epsilon": PUBLISHED_EPSILON}
 
 
 class SSAMF(PreSAM):
@@ -59,7 +66,8 @@ class SSAMF(PreSAM):
     runs unperturbed. The examples are the first ones of the step's mini-batch, or what ``sample_losses``
     returns when set. (The published code leaves the batch gradient in the first example's; not here.)
     Defaults rho .1, sparsity .5, update_every 100, fisher_samples 16.
-    Cost: 2 gradients a step, and fisher_samples single-example gradients a refresh.
+    With sparsity 0 it is SAM. Cost: 2 gradients a step, and fisher_samples a refresh, each of a single
+    example but through the graph of the whole mini-batch (unless ``sample_losses`` is set).
 
     Example:
         >>> SSAMF(torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1), sparsity=0.8)
@@ -76,24 +84,24 @@ class SSAMF(PreSAM):
         fisher_samples: int = 16,
         **common: Any,
     ) -> None:
-        self.mask = Mask()
-        super().__init__(
-            base, rho=rho, objective=self.mask, renormalize=False, epsilon=PUBLISHED_EPSILON, **common
-        )
         self.sparsity = check_number("sparsity", sparsity, at_least=0.0, below=1.0)
-        self.update_every = _count("update_every", update_every)
-        self.fisher_samples = _count("fisher_samples", fisher_samples)
+        self.mask = Mask()
+        super().__init__(base, rho=rho, **sparse_rule(self.mask, sparsity), **common)
+        self.update_every = check_count("update_every", update_every)
+        self.fisher_samples = check_count("fisher_samples", fisher_samples)
         #: () → losses of the examples that define the Fisher information, shape (n,)
         self.sample_losses: Callable[[], Tensor] | None = None
         self._closure: Closure | None = None
 
     def handed_gradient(self, closures: Sequence[Closure]) -> tuple[Tensor, Gradients]:
+        if self.sparsity > 0 and self.sample_losses is None:
+            example_losses(closures[0], "ssam_f")
         self._closure = closures[0]
         return super().handed_gradient(closures)
 
     def after_base_step(self) -> None:
         closure, self._closure = self._closure, None
-        if self.steps % self.update_every or closure is None:
+        if self.steps % self.update_every or closure is None or self.sparsity == 0:
             return
         losses = self.sample_losses or example_losses(closure, "ssam_f")
         params = self.parameters()
@@ -104,6 +112,7 @@ class SSAMF(PreSAM):
                 gradients = torch.autograd.grad(
                     values[i], params, retain_graph=i + 1 < len(values), allow_unused=True
                 )
+                self.example_gradients += 1
                 for total, g in zip(fisher, gradients, strict=True):
                     if g is not None:
                         total += g.detach() ** 2
@@ -137,17 +146,15 @@ class SSAMD(PreSAM):
         seed: int = 0,
         **common: Any,
     ) -> None:
-        self.mask = Mask()
-        super().__init__(
-            base, rho=rho, objective=self.mask, renormalize=False, epsilon=PUBLISHED_EPSILON, **common
-        )
         self.sparsity = check_number("sparsity", sparsity, at_least=0.0, below=1.0)
-        self.update_every = _count("update_every", update_every)
+        self.mask = Mask()
+        super().__init__(base, rho=rho, **sparse_rule(self.mask, sparsity), **common)
+        self.update_every = check_count("update_every", update_every)
         self.drop_rate = check_number("drop_rate", drop_rate, at_least=0.0, at_most=1.0)
-        self.total_steps = _count("total_steps", total_steps)
+        self.total_steps = check_count("total_steps", total_steps)
         params = self.parameters()
         # Drawn on the CPU, so that the mask does not depend on the device.
-        self.mask.generator = torch.Generator().manual_seed(seed)
+        self.mask.generator = torch.Generator().manual_seed(check_seed(seed))
         size = sum(p.numel() for p in params)
         keep = max(1, round(size * (1.0 - self.sparsity)))
         self.mask.set(params, top_mask(self._noise(params), keep))
@@ -157,10 +164,12 @@ class SSAMD(PreSAM):
         draws = [torch.rand(p.shape, dtype=torch.float64, generator=self.mask.generator) for p in params]
         return [d.to(p.device) for d, p in zip(draws, params, strict=True)]
 
-    def perturbation(self, params: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-        if self.steps % self.update_every == self.update_every - 1:
+    def perturbation(
+        self, params: Sequence[Tensor], gradients: Sequence[Tensor], overwrite: bool = False
+    ) -> list[Tensor]:
+        if self.sparsity > 0 and self.steps % self.update_every == self.update_every - 1:
             self._magnitudes = {p: g.abs() for p, g in zip(params, gradients, strict=True)}
-        return super().perturbation(params, gradients)
+        return super().perturbation(params, gradients, overwrite)
 
     def after_base_step(self) -> None:
         magnitudes, self._magnitudes = self._magnitudes, {}
@@ -208,107 +217,3 @@ class ModifiedSSAM(PreSAM):
         if sparsity > 0:
             chain.insert(0, TopMagnitude(float(1.0 - sparsity)))
         super().__init__(base, rho=rho, objective=chain, **common)
-
-
-class TensorMask(ObjectivePreconditioner):
-    """C keeps each parameter tensor as a whole with probability beta."""
-
-    def __init__(self, beta: float, seed: int) -> None:
-        super().__init__()
-        self.beta = beta
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def draw(self, count: int) -> list[bool]:
-        """Which tensors take part in this step."""
-        return (
-            (torch.rand(count, generator=self.generator) < self.beta).tolist()
-            if self.beta < 1
-            else [True] * count
-        )
-
-    def apply(
-        self, params: Sequence[Tensor], gradients: Sequence[Tensor], direction: Sequence[Tensor]
-    ) -> list[Tensor]:
-        kept = self.draw(len(params))
-        return [v if k else torch.zeros_like(v) for v, k in zip(direction, kept, strict=True)]
-
-
-class ESAM(PreSAM):
-    """Efficient SAM: perturb a random subset of tensors, then learn from the examples that rose most.
-
-    Du et al. 2022, arXiv 2110.03141. e = (rho/beta) mask * g / ||mask * g|| with one coin of probability
-    beta per tensor; the gradient at x + e is that of the gamma share of examples whose loss rose by more
-    than the gamma-quantile (strictly, as in the published code, so one fewer than gamma n without ties).
-    The examples are chosen and differentiated in one pass at x + e, where the published code takes an extra
-    forward pass; the two differ only where examples interact (BatchNorm). Needs ``BatchLoss`` closures.
-    Defaults rho .05, beta .6, gamma .5. Cost: 2 gradients a step, the second a partial one.
-
-    Example:
-        >>> ESAM(torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1))
-        ESAM(rho=0.05, base=SGD)
-    """
-
-    def __init__(
-        self,
-        base: Optimizer,
-        *,
-        rho: float = 0.05,
-        beta: float = 0.6,
-        gamma: float = 0.5,
-        seed: int = 0,
-        **common: Any,
-    ) -> None:
-        self.beta = check_number("beta", beta, above=0.0, at_most=1.0)
-        self.gamma = check_number("gamma", gamma, above=0.0, at_most=1.0)
-        self.tensors = TensorMask(beta, seed)
-        super().__init__(base, rho=rho, objective=self.tensors, epsilon=PUBLISHED_EPSILON, **common)
-
-    def radius(self) -> float:
-        return self.rho / self.beta
-
-    def handed_gradient(self, closures: Sequence[Closure]) -> tuple[Tensor, Gradients]:
-        before: list[Tensor] = []
-
-        def at_x(closure: Closure) -> Closure:
-            def run() -> Tensor:
-                losses = example_losses(closure, "esam")()
-                before.append(losses.detach())
-                return self._backward(losses)
-
-            return run
-
-        loss, gradients_at_x = self.evaluate([at_x(c) for c in closures])
-        params, gradients = self.with_gradient(gradients_at_x)
-        if not params:
-            return loss, gradients_at_x
-
-        def there(closure: Closure, known: Tensor) -> Closure:
-            def run() -> Tensor:
-                losses = example_losses(closure, "esam")()
-                return self._backward(losses[self._risen(losses.detach() - known)])
-
-            return run
-
-        parts = [there(c, b) for c, b in zip(closures, before, strict=True)]
-        _, at_e = self.evaluate_at(params, self.perturbation(params, gradients), parts)
-        return loss, complete(at_e, gradients_at_x)
-
-    def _backward(self, losses: Tensor) -> Tensor:
-        self.zero_grad()
-        loss = losses.mean()
-        loss.backward()
-        return loss
-
-    def _risen(self, rise: Tensor) -> Tensor:
-        """Boolean (n,): the examples to learn from; all of them when no rise is strictly above the cut."""
-        count = int(len(rise) * self.gamma)
-        if self.gamma >= 0.99 or count < 2:
-            return torch.ones_like(rise, dtype=torch.bool)
-        risen = rise > rise.topk(count).values[-1]
-        return risen | ~risen.any()
-
-
-def _count(name: str, value: int | None) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise must_be(name, "a whole number >= 1", value)
-    return value

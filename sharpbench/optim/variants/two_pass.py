@@ -116,11 +116,14 @@ class LInfSAM(PreSAM):
         super().__init__(base, rho=rho, objective=SignGradient(), **common)
         self.ball = radius == "ball"
 
-    def perturbation(self, params: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+    def perturbation(
+        self, params: Sequence[Tensor], gradients: Sequence[Tensor], overwrite: bool = False
+    ) -> list[Tensor]:
         if not self.ball:
-            return super().perturbation(params, gradients)
+            return super().perturbation(params, gradients, overwrite)
         signs = self.objective[0].apply(params, gradients, gradients)
-        return list(torch._foreach_mul(signs, self._radii(params, torch.ones_like(signs[0].sum()))))
+        torch._foreach_mul_(signs, self._radii(params, torch.ones_like(signs[0].sum())))
+        return signs
 
 
 class NSupportSAM(PreSAM):
@@ -157,7 +160,7 @@ class VaSSO(PreSAM):
 
     Li & Giannakis 2023, arXiv 2309.15639, eq. 4. Defaults rho .1, theta .9 (the published code's).
     The published code adds 1e-7 to the norm, which shows in the weights at that size: ``epsilon``, kept as
-    the default. With theta = 1 and epsilon = 0 it is SAM. Cost: 2 gradients a step.
+    the default except at theta = 1, where the rule is SAM. Cost: 2 gradients a step.
 
     Example:
         >>> VaSSO(torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1), theta=0.4)
@@ -165,8 +168,16 @@ class VaSSO(PreSAM):
     """
 
     def __init__(
-        self, base: Optimizer, *, rho: float = 0.1, theta: float = 0.9, epsilon: float = 1e-7, **common: Any
+        self,
+        base: Optimizer,
+        *,
+        rho: float = 0.1,
+        theta: float = 0.9,
+        epsilon: float | None = None,
+        **common: Any,
     ) -> None:
+        if epsilon is None:
+            epsilon = 0.0 if theta == 1.0 else 1e-7
         super().__init__(base, rho=rho, objective=GradientEMA(theta), epsilon=epsilon, **common)
 
 
