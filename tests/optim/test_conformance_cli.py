@@ -24,7 +24,8 @@ def _a_group_of_commands() -> None:
 
 
 def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["check", *arguments])
+    # A width of its own: tox and pytest-xdist set COLUMNS, and cells wrap.
+    return CliRunner().invoke(app, ["check", *arguments], env={"COLUMNS": "200"})
 
 
 def test_a_good_one_exits_with_0() -> None:
