@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from .ascent import ConstraintPreconditioner, ObjectivePreconditioner
 from .base import Closure, SharpnessAware
 from .components import Component
 from .gradients import Gradients, complete
+from .named import constraint_of, objective_of
 from .norms import global_norm, radius_over
 
 # SAM's default radius, the one that rho="auto" refers to.
@@ -29,8 +30,9 @@ class PreSAM(SharpnessAware):
     and the constraint acts last.
 
     Args:
-        objective: one preconditioner or a list; empty for C = I.
-        constraint: a constraint preconditioner, or None for D = I.
+        objective: one preconditioner or a list; empty for C = I. Each is an object or, as in a suite file,
+            a table such as ``{"name": "inverse_variance", "alpha": 0.05}`` (``optim.named``).
+        constraint: a constraint preconditioner or its table, or None for D = I.
         rho: radius of the ball ``||D e|| <= rho``; ``"auto"`` for constraint preconditioners, see below.
         renormalize: when False, divide by the norm of the *whole* gradient, ``||g||``, instead of
             ``||D^-1 C g||`` (sparse SAM's published rule), so that e is shorter than rho.
@@ -65,8 +67,8 @@ class PreSAM(SharpnessAware):
         base: Optimizer,
         *,
         rho: float | str = 0.05,
-        objective: ObjectivePreconditioner | Sequence[ObjectivePreconditioner] = (),
-        constraint: ConstraintPreconditioner | None = None,
+        objective: ObjectivePreconditioner | Mapping[str, Any] | Sequence[Any] = (),
+        constraint: ConstraintPreconditioner | Mapping[str, Any] | None = None,
         renormalize: bool = True,
         epsilon: float = 0.0,
         **common: Any,
@@ -77,14 +79,8 @@ class PreSAM(SharpnessAware):
                 raise must_be("rho", "a number >= 0 or 'auto'", rho)
             rho = REFERENCE_RHO
         super().__init__(base, rho=rho, **common)
-        chain = [objective] if isinstance(objective, ObjectivePreconditioner) else list(objective)
-        for part in chain:
-            if not isinstance(part, ObjectivePreconditioner):
-                raise must_be("objective", "an ObjectivePreconditioner or a list of them", part)
-        if constraint is not None and not isinstance(constraint, ConstraintPreconditioner):
-            raise must_be("constraint", "a ConstraintPreconditioner or None", constraint)
-        self.objective = chain
-        self.constraint = constraint
+        self.objective = objective_of(objective)
+        self.constraint = constraint_of(constraint)
         self.renormalize = renormalize
         self.epsilon = check_number("epsilon", epsilon, at_least=0.0)
         for component in self.components().values():

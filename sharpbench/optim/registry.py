@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from ..errors import InvalidInput, SharpbenchError, unknown_name
 from .base import SharpnessAware
+from .presam import PreSAM
 from .universal import UniversalSAM
 from .variants import descent_rules, momentum, policies, sampled, selective, sparse, two_pass
 
@@ -75,6 +76,7 @@ _ENTRIES = (
     Entry("looksam", descent_rules.LookSAM, "1 + 1/k"),
     Entry("crsam", descent_rules.CRSAM, "3"),
     Entry("msam", momentum.MSAM, "1"),
+    Entry("presam", PreSAM),
     Entry("trace_sam", sampled.TraceSAM, "n + 1 (antithetic 2n + 1)"),
     Entry("det_sam", sampled.DetSAM, "n + 1 (antithetic 2n + 1)"),
     Entry("frob_sam", sampled.FrobSAM, "n + 1 (antithetic 2n + 1)"),

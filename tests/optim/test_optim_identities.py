@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optim_problem import build, problem, wrap
+from optim_problem import build, problem, sgd, wrap
 from torch import Tensor, nn
 
+from sharpbench.errors import InvalidInput
 from sharpbench.functionals import FROBENIUS, TRACE, sample_weights
 from sharpbench.optim import (
     ElementwiseScale,
@@ -314,6 +315,50 @@ def test_sample_weights_are_the_derivative_of_the_estimate() -> None:
             step[i] = 1e-6
             slope = (measure.estimate(samples + step) - measure.estimate(samples - step)) / 2e-6
             assert weights[i].item() == pytest.approx(slope.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tables", "objects"),
+    [
+        (
+            {
+                "objective": {"name": "inverse_variance", "alpha": 0.1},
+                "constraint": {"name": "elementwise_scale"},
+            },
+            {"objective": InverseVariance(0.1), "constraint": ElementwiseScale()},
+        ),
+        (
+            {"objective": [{"name": "top_magnitude", "n": 9}, {"name": "gradient_ema", "theta": 0.3}]},
+            {"objective": [TopMagnitude(9), GradientEMA(0.3)]},
+        ),
+        ({}, {}),
+    ],
+)
+def test_compositions_by_name_are_compositions_of_objects(
+    tables: dict[str, Any], objects: dict[str, Any]
+) -> None:
+    p, q = problem(), problem()
+    p.run(wrap("presam", p.model, rho=0.1, **tables), 4)
+    q.run(PreSAM(sgd(q.model), rho=0.1, **objects), 4)
+    assert torch.equal(p.weights(), q.weights())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (
+            {"objective": {"name": "inverse_varianc"}},
+            "'inverse_varianc'; did you mean 'inverse_v",
+        ),
+        ({"objective": [{"name": "top_magnitude", "m": 3}]}, "unknown parameter of 'top_magnitude' 'm'"),
+        ({"objective": {"name": "gradient_ema", "theta": 2.0}}, "gradient_ema: theta must be"),
+        ({"objective": "sam"}, "objective must be"),
+        ({"constraint": {"eta": 1.0}}, "constraint must be a preconditioner, or a table"),
+    ],
+)
+def test_bad_compositions_are_named(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        wrap("presam", problem().model, **parameters)
 
 
 def test_infosam_first_step_is_sam() -> None:
