@@ -13,10 +13,10 @@ from types import FrameType
 from typing import NoReturn, Protocol
 
 from ..optim.registry import OPTIMIZERS
+from ..spec import RunSpec
 from .launch import Job, Outcome, Settings, find_launcher
 from .plan import Plan, PlannedRun
 from .progress import Progress
-from .spec import RunSpec
 from .store import open_store
 
 
@@ -71,7 +71,7 @@ def run_plan(
 def estimated_cost(spec: RunSpec) -> float:
     """Passes over the full training set, forward and backward: a guide for order and remaining time.
 
-    >>> from .spec import OptimizerSpec
+    >>> from ..spec import OptimizerSpec
     >>> estimated_cost(RunSpec(optimizer=OptimizerSpec(name="sam", label="sam")))
     120.0
     """

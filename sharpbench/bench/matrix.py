@@ -10,7 +10,7 @@ from math import isfinite, prod
 from typing import Any
 
 from ..errors import InvalidInput, must_be, unknown_name
-from .spec import RunSpec, TaskSpec
+from ..spec import RunSpec, TaskSpec
 from .tables import LARGEST, check_table, shown, word
 
 MOST_RUNS = 100_000

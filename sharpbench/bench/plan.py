@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import JsonValue, ValidationError
 
 from ..errors import InvalidInput
-from .spec import SCHEMA_VERSION, Frozen, RunSpec
+from ..spec import SCHEMA_VERSION, Frozen, RunSpec
 
 
 class PlannedRun(Frozen):

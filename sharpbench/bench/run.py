@@ -22,11 +22,11 @@ from ..errors import RunFailed, SharpbenchError
 from ..files import atomic_path, write_json
 from ..models import build_model
 from ..sharpness import measure
+from ..spec import SCHEMA_VERSION, RunSpec
 from ..training.evaluate import evaluate
 from ..training.loop import Examples, Training, train
 from ..training.streams import global_stream, stream, stream_seed
 from .progress import Listener, Progress
-from .spec import SCHEMA_VERSION, RunSpec
 
 # Data sets of this process, by name: a worker runs many specs on the same data.
 _LOADED: dict[str, Dataset] = {}

@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 
 from ..errors import InvalidInput
 from ..files import write_text
+from ..spec import SCHEMA_VERSION
 from .plan import Plan, parse_plan
-from .spec import SCHEMA_VERSION
 
 State = Literal["done", "diverged", "failed", "running", "missing"]
 # Kept inside the run directory when everything else is cleaned: removing a lock file that another

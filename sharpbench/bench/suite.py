@@ -35,9 +35,9 @@ from ..errors import InvalidInput, SharpbenchError, must_be, unknown_name
 from ..models import MODELS
 from ..optim.registry import OPTIMIZERS, check_parameters
 from ..sharpness import MEASURES
+from ..spec import MeasureSpec, OptimizerSpec, RunSpec, TaskSpec
 from .matrix import MOST_RUNS, OVERRIDES, Point, Variant, matrix_points, variants
 from .plan import Plan, PlannedRun
-from .spec import MeasureSpec, OptimizerSpec, RunSpec, TaskSpec
 from .tables import check_table, require_table, shown
 
 KEYS = ("title", "reference", "baseline", "task", "matrix", "optimizer", "measure")

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from ..errors import InvalidInput, must_be, unknown_name
-from .spec import Frozen
+from ..spec import Frozen
 
 Model = TypeVar("Model", bound=Frozen)
 
@@ -33,7 +33,7 @@ def check_table(model: type[Model], table: Mapping[str, Any], where: str) -> Mod
     Raises:
         InvalidInput: an unknown key (with the nearest match), a wrong type or a value out of range.
 
-    >>> from .spec import TaskSpec
+    >>> from ..spec import TaskSpec
     >>> check_table(TaskSpec, {"epochs": 3}, "x.toml: [task]").epochs
     3
     >>> check_table(TaskSpec, {"epochs": True}, "x.toml: [task]")
@@ -60,7 +60,7 @@ def check_table(model: type[Model], table: Mapping[str, Any], where: str) -> Mod
 def describe(field: FieldInfo) -> str:
     """What a field allows, in words.
 
-    >>> from .spec import TaskSpec
+    >>> from ..spec import TaskSpec
     >>> describe(TaskSpec.model_fields["momentum"])
     'a number >= 0 and < 1'
     """

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..bench.spec import OptimizerSpec, TaskSpec
 from ..optim import OPTIMIZERS, BatchLoss, build, complete_parameters
+from ..spec import OptimizerSpec, TaskSpec
 from .evaluate import evaluate
 from .schedules import factor
 from .streams import global_stream, stream, stream_seed

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from sharpbench.bench.plan import Plan, PlannedRun
 from sharpbench.bench.progress import Listener, Progress
-from sharpbench.bench.spec import OptimizerSpec, RunSpec, TaskSpec
 from sharpbench.errors import RunFailed
 from sharpbench.files import write_json, write_text
+from sharpbench.spec import OptimizerSpec, RunSpec, TaskSpec
 
 EXECUTE = "bench_runs:execute"
 SECONDS_AN_EPOCH = 0.01

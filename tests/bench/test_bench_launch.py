@@ -14,9 +14,9 @@ from sharpbench.bench.drive import estimated_cost, run_plan
 from sharpbench.bench.launch import Outcome, Settings, find_launcher
 from sharpbench.bench.launch.local import worker_count
 from sharpbench.bench.progress import Progress
-from sharpbench.bench.spec import OptimizerSpec, RunSpec, TaskSpec
 from sharpbench.bench.store import Store, claimed
 from sharpbench.errors import InvalidInput
+from sharpbench.spec import OptimizerSpec, RunSpec, TaskSpec
 
 LAUNCHERS = ["inline", "local"]
 # What a run does -> what its outcome must say.

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Literal
 
 from ...errors import unknown_name
+from ...spec import RunSpec
 from ..progress import Listener
-from ..spec import RunSpec
 
 EXECUTE = "sharpbench.bench.run:execute"
 

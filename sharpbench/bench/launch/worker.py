@@ -12,8 +12,8 @@ from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from ...spec import RunSpec
 from ..progress import Progress
-from ..spec import RunSpec
 from . import Job, Outcome, Settings
 from .attempt import attempt
 
