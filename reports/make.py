@@ -23,7 +23,15 @@ def run(suite: str) -> None:
     out = ROOT / "runs" / suite
     began = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-m", "sharpbench", "run", str(ROOT / "suites" / f"{suite}.toml"), "--out", str(out)],
+        [
+            sys.executable,
+            "-m",
+            "sharpbench",
+            "run",
+            str(ROOT / "suites" / f"{suite}.toml"),
+            "--out",
+            str(out),
+        ],
         check=True,
     )
     print(f"{suite}: {time.perf_counter() - began:.0f} s for what was not there yet")
@@ -41,7 +49,9 @@ def run(suite: str) -> None:
 
 def quickstart_table() -> str:
     board = pd.read_csv(ROOT / "reports" / "quickstart" / "leaderboard.csv")
-    rows = ["| optimizer | test accuracy, clean labels | half the labels wrong | Δ sgd, paired | tr H | gradients |"]
+    rows = [
+        "| optimizer | test accuracy, clean labels | half the labels wrong | Δ sgd, paired | tr H | gradients |"
+    ]
     rows.append("|---|---|---|---|---|---|")
     noisy = board[board["label_noise"] == 0.5].sort_values("rank")
     clean = board[board["label_noise"] == 0.0].set_index("optimizer")

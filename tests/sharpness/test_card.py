@@ -46,7 +46,9 @@ def test_same_seed_same_table_up_to_the_clock(trained: Any) -> None:
 
 def test_groups_are_optional_and_the_table_survives_parquet(trained: Any, tmp_path: Any) -> None:
     card = measure(trained.model, F.cross_entropy, trained.data, measures=("sam_sharpness", "average_case"))
-    assert list(card.frame["measure"]) == ["loss", "grad_norm", "sam_sharpness", "average_case"]
+    assert list(card.frame["measure"]) == [
+        "loss", "grad_norm", "sam_sharpness", "average_case", "adaptive_average_case"
+    ]  # fmt: skip
     assert card.spectrum is None
     assert card.density.empty
     card.frame.to_parquet(tmp_path / "measures.parquet")

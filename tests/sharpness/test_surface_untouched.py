@@ -94,7 +94,7 @@ def test_an_exception_leaves_no_trace(touchy: nn.Module) -> None:
             raise RuntimeError("on purpose")
         return F.cross_entropy(outputs, targets)
 
-    surface.loss_fn = fails_second
+    surface.evaluate.loss_fn = fails_second
     with pytest.raises(RuntimeError, match="on purpose"):
         surface.losses_at(torch.ones(surface.dimension, 2))
     assert _same(before, _snapshot(touchy))

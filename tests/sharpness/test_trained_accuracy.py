@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from sharpbench.errors import InvalidInput
 from sharpbench.sharpness import (
@@ -154,15 +153,3 @@ def test_worst_case_is_at_least_sam_and_average_follows_the_trace(smooth: Any) -
     assert worst_case_sharpness(smooth.surface, rho / 10, norm="linf", adaptive=True).value > 0
     average = average_case_sharpness(smooth.surface, rho, n=64)
     assert average.contains(0.5 * rho**2 * smooth.eigenvalues.sum() / smooth.surface.dimension)
-
-
-def test_products_need_at_most_two_gradients_and_a_bit(trained: Any) -> None:
-    # Counted, not timed: one forward and one backward pass build the graph, then one pass a product.
-    surface = trained.surface
-    with surface.session():
-        surface.hvp(torch.randn(surface.dimension, 3))
-        kept = surface._kept
-        surface.hvp(torch.randn(surface.dimension))
-        assert surface._kept is kept
-    assert surface._kept is None
-    assert F.cross_entropy is surface.loss_fn

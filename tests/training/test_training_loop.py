@@ -1,0 +1,138 @@
+"""One training and one run: repeatable to the bit, honest about divergence, streams kept apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from sharpbench.bench.progress import Progress
+from sharpbench.bench.run import execute
+from sharpbench.errors import RunFailed
+from sharpbench.spec import RunSpec
+from sharpbench.training.evaluate import evaluate
+from sharpbench.training.schedules import factor
+from sharpbench.training.streams import global_stream, stream, stream_seed
+
+
+def spec(**changes: Any) -> RunSpec:
+    task = {"epochs": 2, "lr": 0.05, "train_fraction": 0.2, "label_noise": 0.5} | changes.pop("task", {})
+    optimizer = {"name": "infosam", "label": "infosam", "parameters": {"rho": 0.1}} | changes.pop(
+        "optimizer", {}
+    )
+    measure = {"hvps": 20, "examples": 64} | changes.pop("measure", {})
+    return RunSpec(task=task, optimizer=optimizer, measure=measure, **changes)
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(directory / "model.safetensors")
+
+
+@pytest.mark.parametrize("model", ["mlp", "small_cnn"])
+def test_a_run_is_a_function_of_its_spec(tmp_path: Path, model: str) -> None:
+    torch.manual_seed(1)
+    assert execute(spec(task={"model": model}), tmp_path / "a") == "done"
+    torch.manual_seed(2)
+    torch.randn(100)  # whatever happened before in the process
+    assert execute(spec(task={"model": model}), tmp_path / "b") == "done"
+    first, second = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    for name in ("history", "measures", "density", "labels"):
+        one, two = (pd.read_parquet(tmp_path / d / f"{name}.parquet") for d in "ab")
+        drop = [c for c in ("wall_seconds", "seconds") if c in one]
+        pd.testing.assert_frame_equal(one.drop(columns=drop), two.drop(columns=drop))
+
+
+def test_measuring_never_changes_the_training(tmp_path: Path) -> None:
+    execute(spec(), tmp_path / "a")
+    execute(spec(measure={"measures": ("sam_sharpness",), "examples": 32}), tmp_path / "b")
+    first, second = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_result_and_history_agree(tmp_path: Path) -> None:
+    heard: list[Progress] = []
+    run = spec(optimizer={"name": "sam", "label": "sam"})
+    execute(run, tmp_path, heard.append)
+    result = json.loads((tmp_path / "result.json").read_text())
+    history = pd.read_parquet(tmp_path / "history.parquet")
+    assert result["run_id"] == run.id
+    assert result["gradient_evaluations"] == 2 * result["steps"] == history["gradient_evaluations"].iloc[-1]
+    assert result["metrics"]["test_accuracy"] == history["test_accuracy"].iloc[-1]
+    metrics = result["metrics"]
+    p, correct = 0.5, metrics["test_accuracy"]
+    assert metrics["noisy_test_accuracy"] == pytest.approx(
+        correct * (1 - p) + (1 - correct) * p / 9, abs=1e-6
+    )
+    assert metrics["accuracy_gap"] == metrics["train_accuracy"] - metrics["noisy_test_accuracy"]
+    assert [h.epoch for h in heard if h.stage == "training"] == [1, 2]
+    assert heard[-1].stage == "measuring"
+
+
+def test_divergence_is_a_result(tmp_path: Path) -> None:
+    run = spec(task={"lr": 1e8}, optimizer={"name": "sgd", "label": "sgd", "parameters": {}})
+    assert execute(run, tmp_path) == "diverged"
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["status"] == "diverged"
+    assert "loss became" in result["reason"]
+    assert result["metrics"] is None
+    assert not (tmp_path / "measures.parquet").exists()
+
+
+def test_bad_parameters_fail_the_run_with_their_reason(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match="rho must be a number"):
+        execute(spec(optimizer={"parameters": {"rho": -1.0}}), tmp_path)
+    assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize("name", ["lazy", "frob_sam", "ssam_d"])
+def test_random_optimizers_follow_the_runs_seed(tmp_path: Path, name: str) -> None:
+    chosen = {"name": name, "label": name, "parameters": {}}
+    for seed in (0, 1):
+        execute(spec(seed=seed, optimizer=chosen), tmp_path / str(seed))
+    first, second = weights(tmp_path / "0"), weights(tmp_path / "1")
+    assert any(not torch.equal(first[k], second[k]) for k in first)
+
+
+def test_expected_loss_under_label_noise_is_that_of_soft_targets() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(5, 4).double()
+    x, y = torch.randn(30, 5).double(), torch.randint(0, 4, (30,))
+    log_p = model(x).log_softmax(1)
+    expected = -(0.7 * log_p.gather(1, y[:, None]).squeeze(1))
+    for other in range(1, 4):
+        expected = expected - 0.1 * log_p.gather(1, ((y + other) % 4)[:, None]).squeeze(1)
+    loss, _ = evaluate(model, x, y, label_noise=0.3)
+    assert loss == pytest.approx(expected.mean().item())
+    plain, accuracy = evaluate(model, x, y)
+    assert plain == pytest.approx(nn.functional.cross_entropy(model(x), y).item())
+    assert accuracy == pytest.approx((log_p.argmax(1) == y).double().mean().item())
+
+
+def test_evaluation_puts_the_training_flag_back() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
+    model.train()
+    evaluate(model, torch.randn(8, 3), torch.zeros(8, dtype=torch.int64))
+    assert model.training
+    assert model[0].num_batches_tracked.item() == 0
+
+
+def test_streams_do_not_depend_on_each_other_or_on_the_global_one() -> None:
+    assert stream_seed(0, "order") != stream_seed(0, "init") != stream_seed(1, "init")
+    before = torch.get_rng_state()
+    with global_stream(0, "init"):
+        first = torch.randn(3)
+    assert torch.equal(before, torch.get_rng_state())
+    with global_stream(0, "init"):
+        assert torch.equal(first, torch.randn(3))
+    assert torch.equal(torch.rand(2, generator=stream(0, "x")), torch.rand(2, generator=stream(0, "x")))
+
+
+def test_cosine_ends_near_zero() -> None:
+    assert factor("cosine", 99, 100) < 1e-3
