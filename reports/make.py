@@ -50,7 +50,7 @@ def run(suite: str) -> None:
 def quickstart_table() -> str:
     board = pd.read_csv(ROOT / "reports" / "quickstart" / "leaderboard.csv")
     rows = [
-        "| optimizer | test accuracy, clean labels | half the labels wrong | Δ sgd, paired | tr H | gradients |"
+        "| optimizer | test accuracy, clean labels | half of them wrong | Δ sgd, paired | tr H | gradients |"
     ]
     rows.append("|---|---|---|---|---|---|")
     noisy = board[board["label_noise"] == 0.5].sort_values("rank")

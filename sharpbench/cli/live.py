@@ -115,7 +115,7 @@ class PlainWatch:
 
 
 class Board:
-    """The live display: a bar for the whole, a line for each run in progress; failures are named above it."""
+    """The live display: a bar for the whole and one for each run in progress; failures are named above."""
 
     def __init__(self, screen: Console) -> None:
         self._tally = Tally()
@@ -198,10 +198,11 @@ def _network(run: PlannedRun) -> tuple[str, str]:
     return run.spec.task.dataset, run.spec.task.model
 
 
-def _cells(message: Progress) -> list[Text]:
+def _cells(message: Progress) -> list[RenderableType]:
+    bar = ProgressBar(total=max(1, message.epochs), completed=message.epoch, width=16)
     if message.epoch == 0:
-        return [Text("starting", style="dim")]
+        return [bar, Text("starting", style="dim")]
     stage = f"epoch {message.epoch}/{message.epochs}" if message.stage == "training" else "measuring"
     loss = f"loss {message.loss:.4f}" if message.loss is not None else ""
     accuracy = f"{100 * message.accuracy:.1f} %" if message.accuracy is not None else ""
-    return [Text(stage), Text(loss), Text(accuracy)]
+    return [bar, Text(stage), Text(loss), Text(accuracy)]
