@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optim_problem import build, problem, sgd, wrap
+from optim_problem import NAMES, build, problem, sgd, wrap
 from torch import Tensor, nn
 
 from sharpbench.errors import InvalidInput
-from sharpbench.functionals import FROBENIUS, TRACE, sample_weights
+from sharpbench.functionals import FROBENIUS, LOG_DET, TRACE, sample_weights, scale_invariant
 from sharpbench.optim import (
     ElementwiseScale,
     GradientEMA,
@@ -36,7 +36,10 @@ SIZE = problem().weights().numel()
 @pytest.mark.parametrize(
     ("name", "parameters", "tolerance"),
     [
-        ("vasso", {"theta": 1.0, "epsilon": 0.0}, 0.0),
+        ("vasso", {"theta": 1.0}, 0.0),
+        ("ssam_f", {"sparsity": 0.0}, 0.0),
+        ("ssam_d", {"sparsity": 0.0}, 0.0),
+        ("presam", {}, 0.0),
         ("fishersam", {"eta": 0.0}, 1e-14),
         ("fishersam", {"eta": 1e-12}, 1e-12),
         ("infosam", {"floor": 1e14}, 1e-12),
@@ -365,6 +368,38 @@ def test_infosam_first_step_is_sam() -> None:
     torch.testing.assert_close(
         trajectory("infosam", steps=1, rho=0.1), trajectory("sam", steps=1, rho=0.1), rtol=0, atol=1e-14
     )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_m_sharpness_with_one_part_is_the_rule_itself(name: str) -> None:
+    whole, parts = problem(), problem()
+    opt, other = wrap(name, whole.model), wrap(name, parts.model, m_sharpness=True)
+    for i in range(5):
+        opt.step(whole.closure(opt, i))
+        other.step([parts.closure(other, i)])
+    assert torch.equal(whole.weights(), parts.weights())
+    assert opt.gradient_evaluations == other.gradient_evaluations
+
+
+@pytest.mark.parametrize("measure", [TRACE, FROBENIUS, LOG_DET], ids=lambda m: m.name)
+@settings(max_examples=10, deadline=None)
+@given(scale=st.floats(0.05, 20.0))
+def test_scale_invariant_laws_follow_a_rescaling_of_relu_layers(measure: Any, scale: float) -> None:
+    """u = x * z: the perturbed losses, and so any (phi, psi, mu)-sharpness, ignore x -> D x (Theorem 4)."""
+    torch.manual_seed(0)
+    x, y = torch.randn(16, 6).double(), torch.randint(0, 3, (16,))
+    first, second = torch.randn(8, 6).double(), torch.randn(3, 8).double()
+    invariant = scale_invariant(measure)
+    found = []
+    for c in (1.0, scale):
+        w1, w2 = first * c, second / c
+        deltas = []
+        for seed in range(4):
+            u1, u2 = invariant.mu.sample([w1, w2], torch.Generator().manual_seed(seed))
+            there = nn.functional.cross_entropy(torch.relu(x @ (w1 + 0.1 * u1).T) @ (w2 + 0.1 * u2).T, y)
+            deltas.append((there - nn.functional.cross_entropy(torch.relu(x @ w1.T) @ w2.T, y)) / 0.01)
+        found.append(invariant.estimate(torch.stack(deltas)))
+    torch.testing.assert_close(*found, rtol=1e-8, atol=1e-9)
 
 
 def test_m_sharpness_averages_the_rule_over_parts() -> None:
