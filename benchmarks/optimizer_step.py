@@ -168,11 +168,10 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     table.to_csv(RESULTS / f"{stem}.csv", index=False, float_format="%.4f")
     text = [
-        f"# Step time / (gradient evaluations x one gradient)\n\n{device}, {torch.get_num_threads()} threads, "
+        "# Step time / (gradient evaluations x one gradient)\n\n",
+        f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}; medians of interleaved rounds ",
+        "(`python benchmarks/optimizer_step.py`).\n",
     ]
-    text.append(
-        f"torch {torch.__version__}; medians of interleaved rounds (`python benchmarks/optimizer_step.py`).\n"
-    )
     for title, frame in table.groupby("case", sort=False):
         text.append(f"\n## {title}\n\n| optimizer | ms a step | evaluations | ratio |\n|---|---|---|---|\n")
         text += [
