@@ -169,8 +169,8 @@ def main() -> None:
     table.to_csv(RESULTS / f"{stem}.csv", index=False, float_format="%.4f")
     text = [
         "# Step time / (gradient evaluations x one gradient)\n\n",
-        f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}; medians of interleaved rounds ",
-        "(`python benchmarks/optimizer_step.py`).\n",
+        f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}; medians of interleaved ",
+        "rounds (`python benchmarks/optimizer_step.py`).\n",
     ]
     for title, frame in table.groupby("case", sort=False):
         text.append(f"\n## {title}\n\n| optimizer | ms a step | evaluations | ratio |\n|---|---|---|---|\n")
