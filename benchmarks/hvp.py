@@ -1,35 +1,50 @@
-"""Cost of a Hessian-vector product in gradients: ours against PyHessian, interleaved medians.
+"""Cost of a Hessian-vector product in gradients: ours against the peers, in one interleaved run.
 
-Run: ``OMP_NUM_THREADS=1 python benchmarks/hvp.py``. Times swing with the machine's load, so each round times
-the gradient and every product once, and the table gives medians of the per-round ratios.
+Run: ``python benchmarks/hvp.py``. Times swing with the machine's load, so each round times the gradient and
+every product once, and the table gives medians of the per-round ratios. The gradient is a plain
+forward and backward pass in eval mode, in as many batches as the product. Every time is the least of two.
 """
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
+import matplotlib
 import numpy as np
+import pandas as pd
 import torch
-from torch import nn
+from accuracy import markdown
+from problems import RESULTS, resnet18
+from torch import Tensor, nn
 
 from sharpbench.sharpness import LossSurface
 
-ROUNDS = 15
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+ROUNDS = 7
+BLOCK = 8
+Pair = tuple[Tensor, Tensor]
 
 
-def networks() -> dict[str, tuple[nn.Module, torch.Tensor]]:
-    mlp = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
-    layers: list[nn.Module] = []
-    channels = 3
-    for width in (16, 16, 32, 32):
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
-        channels = width
-    conv = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
-    return {
-        "mlp 64-256-256-10, 512": (mlp, torch.randn(512, 64)),
-        "conv + BN, 64": (conv, torch.randn(64, 3, 16, 16)),
-    }
+def networks() -> Iterator[tuple[str, nn.Module, Pair]]:
+    for dtype in (torch.float32, torch.float64):
+        torch.manual_seed(0)
+        sizes = (64, 256, 256, 10)
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        kind = str(dtype).removeprefix("torch.")
+        labels = torch.randint(0, 10, (512,))
+        mlp = nn.Sequential(*layers[:-1]).to(dtype).eval()
+        yield f"MLP 64-256-256-10, 512, {kind}", mlp, (torch.randn(512, 64, dtype=dtype), labels)
+        resnet = resnet18(width=8).to(dtype).eval()
+        images = torch.randn(64, 3, 32, 32, dtype=dtype)
+        yield f"ResNet-18 width 8, 64 images, {kind}", resnet, (images, labels[:64])
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -38,43 +53,112 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def peers(
-    model: nn.Module, data: tuple[torch.Tensor, torch.Tensor], rows: torch.Tensor
-) -> Callable[[], object]:
-    from pyhessian import hessian
-    from pyhessian.utils import hessian_vector_product
+def products(model: nn.Module, data: Pair, stack: ExitStack) -> dict[str, tuple[Callable[[], object], int]]:
+    """Name → (action, products it computes)."""
+    loss = nn.functional.cross_entropy
+    # On copies: while a session is open its model evaluates BatchNorm as an affine map, for peers too.
+    one = LossSurface(copy.deepcopy(model), loss, data)
+    parts = LossSurface(copy.deepcopy(model), loss, data, batch_size=len(data[1]) // 4)
+    rows = torch.randn(BLOCK, one.dimension, dtype=one.dtype).T  # each vector contiguous
+    found: dict[str, tuple[Callable[[], object], int]] = {
+        "sharpbench": (lambda: one.hvp(rows[:, 0]), 1),
+        f"sharpbench, block of {BLOCK}": (lambda: one.hvp(rows), BLOCK),
+        "sharpbench, 4 batches": (lambda: parts.hvp(rows[:, 0]), 1),
+    }
+    for surface in (one, parts):  # graphs stay between products, as in a spectral pass
+        stack.enter_context(surface.session())
+    pieces = [piece.clone() for piece in one.split(rows[:, 0])]
+    try:
+        from pyhessian import hessian
+        from pyhessian.utils import hessian_vector_product
 
-    peer = hessian(model, nn.functional.cross_entropy, data=data, cuda=False)
-    shapes = [p.shape for p in model.parameters()]
-    pieces = [
-        piece.view(shape)
-        for piece, shape in zip(rows[0].split([s.numel() for s in shapes]), shapes, strict=True)
-    ]
-    return lambda: hessian_vector_product(peer.gradsH, peer.params, pieces)
+        peer = hessian(model, loss, data=data, cuda=False)
+        found["PyHessian, one batch"] = (lambda: hessian_vector_product(peer.gradsH, peer.params, pieces), 1)
+        loader = hessian(model, loss, dataloader=[data], cuda=False)
+        found["PyHessian, loader"] = (lambda: loader.dataloader_hv_product(pieces), 1)
+    except ImportError as error:
+        print(f"PyHessian left out: {error}")
+    try:
+        from curvlinops import HessianLinearOperator
+
+        operator = HessianLinearOperator(
+            model, nn.CrossEntropyLoss(), list(model.parameters()), [data], check_deterministic=False
+        )
+        found["curvlinops"] = (lambda: operator @ rows[:, 0], 1)
+        found[f"curvlinops, block of {BLOCK}"] = (lambda: operator @ rows, BLOCK)
+    except (ImportError, TypeError) as error:
+        print(f"curvlinops left out: {error}")
+    try:
+        from hessian_eigenthings.operators.hessian import HessianOperator
+
+        def batch_loss(network: nn.Module, batch: Pair) -> Tensor:
+            return loss(network(batch[0]), batch[1])
+
+        thing = HessianOperator(model, [data], batch_loss)
+        found["hessian-eigenthings"] = (lambda: thing.matvec(rows[:, 0]), 1)
+    except ImportError as error:
+        print(f"hessian-eigenthings left out: {error}")
+    return found
 
 
 def main() -> None:
-    torch.manual_seed(0)
-    for name, (model, inputs) in networks().items():
-        data = (inputs, torch.randint(0, 10, (len(inputs),)))
-        model.eval()
-        surface = LossSurface(model, nn.functional.cross_entropy, data)
-        rows = torch.randn(10, surface.dimension)
-        peer = peers(model, data, rows)
-        with surface.session():
-            surface.hvp(rows[0])
-            actions = {
-                "ours, one vector": lambda s=surface, r=rows: s.hvp(r[0]),
-                "ours, block of 10": lambda s=surface, r=rows: s.hvp(r.T),
-                "PyHessian, graph kept": peer,
-            }
-            ratios: dict[str, list[float]] = {key: [] for key in actions}
-            for _ in range(ROUNDS):
-                unit = seconds(surface.gradient)
-                for key, action in actions.items():
-                    ratios[key].append(seconds(action) / unit / (10 if "block" in key else 1))
+    warnings.filterwarnings("ignore", "Using backward")
+    torch.set_num_threads(1)
+    records = []
+    for name, model, data in networks():
+        parameters = list(model.parameters())
+
+        def gradient(
+            model: nn.Module = model, data: Pair = data, parameters: list[Tensor] = parameters
+        ) -> object:
+            return torch.autograd.grad(nn.functional.cross_entropy(model(data[0]), data[1]), parameters)
+
+        def gradient_in_parts(
+            model: nn.Module = model, data: Pair = data, parameters: list[Tensor] = parameters
+        ) -> None:
+            size = len(data[1]) // 4
+            for x, y in zip(data[0].split(size), data[1].split(size), strict=True):
+                torch.autograd.grad(nn.functional.cross_entropy(model(x), y), parameters)
+
+        stack = ExitStack()
+        actions = products(model, data, stack)
+        ratios: dict[str, list[float]] = {key: [] for key in actions}
+        for action, _ in actions.values():
+            action()  # warm: graphs, caches
+        units = []
+        for _ in range(ROUNDS):
+            whole, cut = (min(seconds(action) for _ in range(2)) for action in (gradient, gradient_in_parts))
+            units.append(whole)
+            for key, (action, count) in actions.items():
+                unit = cut if "batches" in key else whole
+                ratios[key].append(min(seconds(action) for _ in range(2)) / unit / count)
+        stack.close()
         for key, values in ratios.items():
-            print(f"{name:26s} {key:24s} {np.median(values):5.2f} gradients")
+            low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+            records.append(
+                {"network": name, "product": key, "gradients": round(middle, 2), "q25": round(low, 2),
+                 "q75": round(high, 2), "gradient_ms": round(1e3 * float(np.median(units)), 2)}
+            )  # fmt: skip
+            print(f"{name:40s} {key:28s} {middle:5.2f} [{low:.2f}, {high:.2f}]", flush=True)
+    frame = pd.DataFrame(records)
+    RESULTS.mkdir(exist_ok=True)
+    frame.to_csv(RESULTS / "hvp.csv", index=False)
+    wide = frame.pivot(index="product", columns="network", values="gradients").reset_index()
+    text = (
+        "# Cost of a Hessian-vector product, in gradients\n\n"
+        f"2 CPU cores, 1 thread, torch {torch.__version__}; medians of {ROUNDS} interleaved rounds. "
+        "`python benchmarks/hvp.py`.\n\n" + markdown(wide) + "\n\n![cost](hvp.png)\n"
+    )
+    (RESULTS / "hvp.md").write_text(text, encoding="utf-8")
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7))
+    for axis, (name, group) in zip(axes.flat, frame.groupby("network", sort=False), strict=True):
+        colours = ["black" if p.startswith("sharpbench") else "silver" for p in group["product"]]
+        axis.barh(group["product"], group["gradients"], color=colours)
+        axis.invert_yaxis()
+        axis.set_title(name, fontsize=9)
+        axis.set_xlabel("gradients per product")
+    figure.tight_layout()
+    figure.savefig(RESULTS / "hvp.png", dpi=90)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import SharpbenchError
-from . import check, inspect, work
+from . import check, inspect, measuring, work
 
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 
@@ -45,6 +45,7 @@ app.command()(inspect.validate)
 app.command("list")(inspect.list_names)
 app.command()(work.demo)
 app.command()(check.check)
+app.command()(measuring.measure)
 app.command()(inspect.version)
 
 

@@ -12,11 +12,21 @@ from ..functionals import (
     power_sum_measure,
     scale_invariant,
 )
-from .card import MEASURES, Card, measure
+from .capacity import capacity_rows, margin, path_norm
+from .card import Card, measure, measure_layers
 from .estimate import Estimate
+from .examples import gradient_moments
+from .gauss_newton import GaussNewton
+from .groups import MEASURES
 from .krylov import KrylovBasis
+from .notices import MeasurementWarning, SlowerFormulation, SmallerBatches
+from .operator import Rescaled, SymmetricOperator
+from .pac_bayes import pac_bayes
 from .perturbation import average_case_sharpness, sam_sharpness, worst_case_sharpness
+from .relative import gauss_newton_rows, relative_flatness, scale_invariant_rows
+from .slices import filter_normalised, interpolation, slice_1d, slice_2d
 from .spectrum import DenseSpectrum, Spectrum, spectrum
+from .subsets import m_sharpness
 from .surface import LossSurface
 from .universal import at_radius, of_hessian
 
@@ -29,20 +39,40 @@ __all__ = [
     "Card",
     "DenseSpectrum",
     "Estimate",
+    "GaussNewton",
     "KrylovBasis",
     "LossSurface",
     "Measure",
+    "MeasurementWarning",
+    "Rescaled",
+    "SlowerFormulation",
+    "SmallerBatches",
     "Spectrum",
+    "SymmetricOperator",
     "UniversalMeasure",
     "at_radius",
     "average_case_sharpness",
+    "capacity_rows",
     "determinant_measure",
+    "filter_normalised",
+    "gauss_newton_rows",
+    "gradient_moments",
+    "interpolation",
     "log_det_measure",
+    "m_sharpness",
+    "margin",
     "measure",
+    "measure_layers",
     "of_hessian",
+    "pac_bayes",
+    "path_norm",
     "power_sum_measure",
+    "relative_flatness",
     "sam_sharpness",
     "scale_invariant",
+    "scale_invariant_rows",
+    "slice_1d",
+    "slice_2d",
     "spectrum",
     "worst_case_sharpness",
 ]

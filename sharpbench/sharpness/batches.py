@@ -63,30 +63,35 @@ class Batches:
             if isinstance(inputs, Tensor) and len(inputs) != length:
                 raise InvalidInput(f"data hold {len(inputs)} inputs but {length} targets")
 
-    @property
-    def single(self) -> bool:
-        """Whether one batch is everything, so that its gradient graph can be kept."""
-        return self.pair is not None and (self.batch_size is None or self.batch_size >= _length(self.pair[1]))
+    def halve(self) -> bool:
+        """Cut every batch in two from now on (memory ran out); ``False`` when they hold one example each."""
+        largest = max((batch.count for batch in self), default=1)
+        self.batch_size = max(1, (largest + 1) // 2)
+        return largest > 1
 
     def __iter__(self) -> Iterator[Batch]:
+        for inputs, targets in self._items():
+            count = _length(targets)
+            size = min(self.batch_size or count, count)
+            if size == count:
+                if count:
+                    yield Batch(inputs, targets, count)
+                continue
+            for start in range(0, count, size):
+                stop = min(start + size, count)
+                yield Batch(
+                    _slice(inputs, start, stop, count), _slice(targets, start, stop, count), stop - start
+                )
+
+    def _items(self) -> Iterator[tuple[Any, Any]]:
         if self.pair is not None:
-            inputs, targets = self.pair
-            length = _length(targets)
-            if self.single:
-                yield Batch(inputs, targets, length)
-                return
-            size = self.batch_size or length
-            for start in range(0, length, size):
-                stop = min(start + size, length)
-                yield Batch(_slice(inputs, start, stop), _slice(targets, start, stop), stop - start)
+            yield self.pair
             return
         for item in self.iterable:
             if not (isinstance(item, tuple | list) and len(item) == 2):
                 raise must_be("each batch", "a pair (inputs, targets)", type(item).__name__)
             inputs, targets = _to(item, self.device)
-            count = _length(targets)
-            if count:
-                yield Batch(inputs, targets, count)
+            yield inputs, targets
 
 
 def _is_pair(data: Any) -> bool:
@@ -119,11 +124,12 @@ def _to(value: Any, device: torch.device) -> Any:
     return value
 
 
-def _slice(value: Any, start: int, stop: int) -> Any:
+def _slice(value: Any, start: int, stop: int, count: int) -> Any:
     if isinstance(value, Tensor):
-        return value[start:stop]
+        # What is not one row an example (a mask shared by all, a scalar) goes with every slice.
+        return value[start:stop] if value.ndim and len(value) == count else value
     if isinstance(value, dict):
-        return {key: _slice(item, start, stop) for key, item in value.items()}
+        return {key: _slice(item, start, stop, count) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(_slice(item, start, stop) for item in value)
+        return type(value)(_slice(item, start, stop, count) for item in value)
     return value

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import must_be, unknown_name
-from ..functionals import FROBENIUS, TRACE, log_det_measure
-from .estimate import Estimate
-from .forms import QuadraticForms
-from .krylov import KrylovBasis
-from .perturbation import average_case_sharpness, sam_sharpness, worst_case_sharpness
-from .radius import LossDifferences
-from .spectrum import Spectrum, spectrum
-from .surface import LossFunction, LossSurface
-from .twostage import ProbedSpectrum
+from .evaluation import LossFunction
+from .groups import COLUMNS, MEASURES, Session, basics
+from .spectrum import Spectrum
+from .subject import parameter_groups, unwrap
+from .surface import LossSurface
 
-COLUMNS = [
-    "measure", "value", "std_error", "ci_low", "ci_high", "hvps", "gradients", "seconds", "converged"
-]  # fmt: skip
-
-# log det(I + s²H) is finite while lambda_min > -1/s² = -100, which every network we trained grants.
-LOG_DET_SCALE = 0.1
-RADIUS_DIRECTIONS = 24
-# A variance from fewer samples has no interval worth its name.
-LEAST_FORMS = 24
+Backend = Literal["sharpbench", "pyhessian"]
 
 
 @dataclass(frozen=True)
@@ -64,104 +49,6 @@ class Card:
         return str(self.frame.to_html(index=False))
 
 
-@dataclass
-class _Session:
-    """One call of measure(): its settings, and the rows so far."""
-
-    surface: LossSurface
-    hvps: int
-    rho: float
-    damping: float
-    top_k: int
-    seed: int
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    notes: dict[str, str] = field(default_factory=dict)
-    spectrum: Spectrum | None = None
-    density: pd.DataFrame = field(
-        default_factory=lambda: pd.DataFrame({"eigenvalue": [], "density": [], "std_error": []}, dtype=float)
-    )
-
-    @contextmanager
-    def group(self) -> Iterator[list[Estimate]]:
-        """Collect estimates that share one cost: products, gradients and seconds."""
-        start = time.perf_counter()
-        hvps, gradients = self.surface.hvps, self.surface.gradients
-        found: list[Estimate] = []
-        yield found
-        cost = {
-            "hvps": self.surface.hvps - hvps,
-            "gradients": self.surface.gradients - gradients,
-            "seconds": time.perf_counter() - start,
-        }
-        for e in found:
-            values = [e.name, e.value, e.std_error, e.ci_low, e.ci_high]
-            self.rows.append(dict(zip(COLUMNS[:5], values, strict=True)) | cost | {"converged": e.converged})
-            if e.note:
-                self.notes[e.name] = e.note
-
-
-def _basics(session: _Session) -> None:
-    with session.group() as found:
-        found.append(Estimate.exact("loss", session.surface.loss()))
-        found.append(Estimate.exact("grad_norm", float(session.surface.gradient().double().norm())))
-
-
-def _spectrum(session: _Session) -> None:
-    with session.group() as found:
-        result = spectrum(session.surface, hvps=session.hvps, seed=session.seed)
-        found += [result.trace(), result.frobenius_norm(), result.frobenius_squared()]
-        found += [result.log_determinant(damping=session.damping)]
-        found += [*result.top_eigenvalues(session.top_k), result.bottom_eigenvalue()]
-        session.spectrum, session.density = result, result.density()
-
-
-def _sam_sharpness(session: _Session) -> None:
-    with session.group() as found:
-        found.append(sam_sharpness(session.surface, session.rho))
-
-
-def _universal(session: _Session) -> None:
-    surface = session.surface
-    # Another stream than the spectrum's: the probes must not repeat the basis' own start.
-    generator = torch.Generator().manual_seed(session.seed + 1_000_003)
-    scales = {TRACE: 1.0, FROBENIUS: 1.0, log_det_measure(LOG_DET_SCALE): LOG_DET_SCALE}
-    with session.group() as found:
-        if isinstance(session.spectrum, ProbedSpectrum):
-            basis = session.spectrum.basis
-        else:
-            basis = KrylovBasis(surface, max(4, session.hvps // 2), generator)
-            basis.grow(basis.capacity)
-        forms = QuadraticForms(surface, basis, max(LEAST_FORMS, session.hvps // 4), generator)
-        for measure, scale in scales.items():
-            found.append(forms.estimate(measure, scale, f"phi_psi_mu:{measure.name}", forms.hvps))
-    with session.group() as found:
-        # u ~ N(0, I) has length about sqrt(d): so that rho is the length of the displacement.
-        factor = session.rho / math.sqrt(surface.dimension)
-        draws = LossDifferences.draw(surface, TRACE.mu, factor, RADIUS_DIRECTIONS, True, generator, basis)
-        for measure, scale in scales.items():
-            found.append(draws.scaled(scale).estimate(measure, f"phi_psi_mu:{measure.name}@radius"))
-
-
-def _worst_case(session: _Session) -> None:
-    with session.group() as found:
-        found.append(worst_case_sharpness(session.surface, session.rho, seed=session.seed))
-
-
-def _average_case(session: _Session) -> None:
-    with session.group() as found:
-        found.append(average_case_sharpness(session.surface, session.rho, seed=session.seed))
-
-
-MEASURES: dict[str, Callable[[_Session], None]] = {
-    "spectrum": _spectrum,
-    "sam_sharpness": _sam_sharpness,
-    "universal": _universal,
-    "worst_case": _worst_case,
-    "average_case": _average_case,
-}
-"""Groups that :func:`measure` takes, in the order in which they are measured."""
-
-
 def measure(
     model: nn.Module,
     loss_fn: LossFunction,
@@ -175,6 +62,11 @@ def measure(
     seed: int = 0,
     params: str | Sequence[str] = "all",
     batch_size: int | None = None,
+    backend: Backend = "sharpbench",
+    warm: Card | Spectrum | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+    distributed: bool = False,
+    progress: Callable[[str], None] | None = None,
 ) -> Card:
     """How sharp is this model on these data? One table, each value with its error.
 
@@ -182,7 +74,7 @@ def measure(
     ``frobenius_squared``, ``log_determinant``, ``lambda_1`` …, ``lambda_min``), "sam_sharpness",
     "universal" (``phi_psi_mu:*`` from quadratic forms, with ``hvps / 4`` more products, at least 24, on the
     spectrum's Krylov basis; ``phi_psi_mu:*@radius`` from losses at displacements of length about rho; log
-    det with s = 0.1), and on request "worst_case" and "average_case".
+    det with s = 0.1), and on request the other groups of :data:`MEASURES` (their rows: docs/measures.md).
 
     The ``@radius`` rows see what the Hessian does not: with ReLU, kinks within the radius add curvature that
     no derivative shows, so they lie above the others (by 8 % to a factor of two on digits networks); with
@@ -198,14 +90,21 @@ def measure(
         damping: delta of ``log_determinant`` = sum log(1 + abs(lambda)/delta).
         top_k: how many top eigenvalues.
         seed: of the private random streams; the global ones are never used.
-        params: ``"all"``, ``"trainable"`` or names of parameters.
+        params: ``"all"``, ``"trainable"``, or names or patterns of parameters (``"layer4.*"``).
         batch_size: cuts ``(inputs, targets)`` into slices.
+        backend: ``"pyhessian"`` measures trace, eigenvalues and density by PyHessian, as a cross-check;
+            ``measures`` is then left aside, and there are no standard errors but the trace's.
+        warm: an earlier card or spectrum of the same network, for measuring along training.
+        initial: a state dict, for ``distance_from_init``.
+        distributed: ``data`` is this rank's shard; every rank of the default process group calls.
+        progress: called with the name of each group before it is measured.
 
     Raises:
         InvalidInput: an unknown measure, a value out of range, or what
             :class:`~sharpbench.sharpness.surface.LossSurface` refuses.
 
     Example:
+        >>> import torch
         >>> model, data = nn.Linear(3, 1), (torch.randn(20, 3), torch.zeros(20, 1))
         >>> card = measure(model, nn.functional.mse_loss, data)
         >>> list(card.frame["measure"])[:3]
@@ -222,12 +121,63 @@ def measure(
         raise must_be("top_k", ">= 1", top_k)
     if hvps < 6:
         raise must_be("hvps", ">= 6", hvps)
-    surface = LossSurface(model, loss_fn, data, params=params, batch_size=batch_size)
-    session = _Session(surface, hvps, rho, damping, top_k, seed)
+    if backend not in ("sharpbench", "pyhessian"):
+        raise unknown_name("backend", backend, ("sharpbench", "pyhessian"))
+    surface = LossSurface(model, loss_fn, data, params=params, batch_size=batch_size, distributed=distributed)
+    earlier = warm.spectrum if isinstance(warm, Card) else warm
+    session = Session(surface, hvps, rho, damping, top_k, seed, earlier, initial)
+    groups = {name: group for name, group in MEASURES.items() if name in measures}
+    if backend == "pyhessian":
+        from .reference import pyhessian_rows
+
+        groups = {"pyhessian": pyhessian_rows}
     with surface.session():
-        _basics(session)
-        for name, group in MEASURES.items():
-            if name in measures:
-                group(session)
+        basics(session)
+        for name, group in groups.items():
+            if progress is not None:
+                progress(name)
+            group(session)
+    if surface.train_mode:
+        session.notes["loss"] = f"measured in eval mode; the model came in train mode ({surface.train_mode})"
     frame = pd.DataFrame(session.rows, columns=COLUMNS)
     return Card(frame, session.density, session.spectrum, session.notes)
+
+
+def measure_layers(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    data: Any,
+    *,
+    hvps: int = 30,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> pd.DataFrame:
+    """Trace, Frobenius norm and top eigenvalue of every layer's own block of the Hessian.
+
+    A layer is a module that holds parameters itself; a tied weight belongs to the first. ``hvps`` products
+    are spent on each. The traces add up to the whole trace; the other two do not.
+
+    Returns:
+        A frame with ``layer``, ``parameters`` (their number) and the card's columns.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1))
+        >>> frame = measure_layers(model, nn.functional.mse_loss, (torch.randn(9, 3), torch.zeros(9, 1)))
+        >>> sorted(set(frame["layer"]))
+        ['0', '2']
+    """
+    if hvps < 6:
+        raise must_be("hvps", ">= 6", hvps)
+    frames = []
+    for index, (layer, names) in enumerate(parameter_groups(unwrap(model)).items()):
+        surface = LossSurface(model, loss_fn, data, params=names, batch_size=batch_size, check=index == 0)
+        session = Session(surface, hvps, 1.0, 1.0, 1, seed)
+        with surface.session():
+            MEASURES["spectrum"](session)
+        frame = pd.DataFrame(session.rows, columns=COLUMNS)
+        kept = frame[frame["measure"].isin(["trace", "frobenius_norm", "lambda_1"])].copy()
+        kept.insert(0, "layer", layer)
+        kept.insert(1, "parameters", surface.dimension)
+        frames.append(kept)
+    return pd.concat(frames, ignore_index=True)

@@ -1,4 +1,4 @@
-"""Checks made once: the same loss and gradient twice, and BatchNorm folding that changes nothing."""
+"""Checks made once: one loss, a second derivative that is one, BatchNorm folding that changes nothing."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInput
-from .isolation import isolated
+from .batches import Batch
+from .differences import central_difference
+from .graphs import NoSecondDerivative, product
+from .isolation import has_foldable_batch_norm, isolated
+from .notices import SlowerFormulation
+from .subject import warn_once
+from .verification import second_derivative_is_right
 
 if TYPE_CHECKING:
     from .surface import LossSurface
 
 # Non-associative sums differ in the last bits (GPU atomics); dropout and shuffling by far more.
 RELATIVE_TOLERANCE = 1e-3
+# Two steps of the central difference must agree this well before it may stand in for the products.
+DIFFERENCE_TOLERANCE = 0.05
 
 
-def require_deterministic(surface: LossSurface) -> None:
+def require_deterministic(surface: LossSurface) -> bool:
     """Walk the data twice: the same batches, losses and gradient, all finite.
 
     A kept graph would freeze a dropout mask, and a shuffled loader would change the surface between
@@ -44,18 +52,73 @@ def require_deterministic(surface: LossSurface) -> None:
             f"loss and gradient differ on a second evaluation (loss {first.loss:.6g}, then "
             f"{second.loss:.6g}); is dropout on in eval mode, or noise drawn in forward or loss_fn?"
         )
+    return True
 
 
-def folding_agrees(surface: LossSurface) -> bool:
+def adopt_formulation(surface: LossSurface) -> str:
+    """``"double_backward"`` if it exists and is right, else central differences with one warning.
+
+    Right: equal to a central difference in double precision on a few examples, where that can be had; and
+    symmetric, ``v^T H (H v) = |H v|^2``.
+
+    Raises:
+        InvalidInput: no second derivative, and a loss too rough for central differences.
+    """
+    batch = next(iter(surface.batches))
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(surface.dimension, generator=generator).to(surface.device, surface.dtype)
+    try:
+        symmetric = _symmetric(surface, batch, probe)
+        verdict = second_derivative_is_right(surface)
+        if symmetric and verdict is not False:
+            return "double_backward"
+        reason = (
+            "the second derivative of an operator is wrong; a custom backward pass may detach, and torch's "
+        )
+        reason += "fused weight_norm does"
+    except NoSecondDerivative as error:
+        reason = str(error)
+    part = surface.restricted([batch])  # of this rank alone: no rank waits for another
+    with part.session():
+        wide, narrow = central_difference(part, probe, 2.0), central_difference(part, probe)
+    if float((wide - narrow).norm()) > DIFFERENCE_TOLERANCE * float(narrow.norm()):
+        raise InvalidInput(
+            f"an operator of this model has no usable second derivative ({reason}), and central differences "
+            "of the gradient disagree with each other; measure in float64 or replace the operator"
+        )
+    warn_once(
+        surface,
+        SlowerFormulation,
+        f"double backward failed ({reason}); products come from central differences of the gradient",
+    )
+    return "central_difference"
+
+
+def _symmetric(surface: LossSurface, batch: Batch, probe: Tensor) -> bool:
+    with isolated(surface.model, surface.parameters, False):
+        gradient = surface.evaluate.gradient_graph(batch)
+        once = product(gradient, surface.parameters, surface.split(probe), True)
+        size = float(once.norm())
+        if size == 0.0:
+            return True
+        twice = product(gradient, surface.parameters, surface.split(once / size), False)
+    forth, back = size, float((probe * twice).sum())
+    scale = size + float(probe.norm() * twice.norm())
+    return abs(forth - back) <= 30 * math.sqrt(torch.finfo(surface.dtype).eps) * scale
+
+
+def adopt_folding(surface: LossSurface) -> bool:
     """One random product with and without BatchNorm as an affine map: use it only if they are equal."""
+    if surface.formulation == "central_difference" or not has_foldable_batch_norm(surface.model):
+        return False
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(surface.dimension, generator=generator).to(surface.device, surface.dtype)
     batch = next(iter(surface.batches))
     products = []
     for fold in (False, True):
         with isolated(surface.model, surface.parameters, fold):
-            _, gradient = surface.batch_gradient(batch, create_graph=True)
-            products.append(surface.backward(gradient, probe, retain=False).double())
+            gradient = surface.evaluate.gradient_graph(batch)
+            products.append(product(gradient, surface.parameters, surface.split(probe), False).double())
     plain, folded = products
     limit = 3 * math.sqrt(torch.finfo(surface.dtype).eps)
     return bool((folded - plain).norm() <= limit * plain.norm())
@@ -75,7 +138,7 @@ def _walk(surface: LossSurface) -> _Walk:
     walk = _Walk()
     for batch in surface.batches:
         weight = batch.count / surface.examples
-        loss, pieces = surface.batch_gradient(batch)
+        loss, pieces = surface.evaluate.loss_and_gradient(batch)
         value = float(loss)
         if not math.isfinite(value):
             raise InvalidInput(

@@ -68,12 +68,12 @@ class Estimate:
         tolerance: float | None = None,
         note: str = "",
     ) -> Estimate:
-        """``value ± (t_{.975, degrees} std_error + bias)``: a t-interval widened by a bias bound.
+        """``value ± hypot(t_{.975, degrees} std_error, bias)``: a t-interval widened by a bias bound.
 
         The bias enters the reported standard error too, so that half width = t std_error always holds.
         """
         quantile = t_quantile(degrees)
-        half = quantile * std_error + bias
+        half = math.hypot(quantile * std_error, bias)
         std_error = half / quantile if bias else std_error
         limit = (DEFAULT_TOLERANCE if tolerance is None else tolerance) * abs(value)
         return cls(name, value, std_error, value - half, value + half, hvps, bool(half <= limit), note)

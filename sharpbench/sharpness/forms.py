@@ -10,7 +10,7 @@ from torch import Tensor
 from ..functionals import UniversalMeasure, estimate
 from .estimate import Array, Estimate, jackknife
 from .krylov import KrylovBasis
-from .surface import LossSurface
+from .operator import SymmetricOperator
 
 # Draws of the Krylov part for each product, where psi has no closed form; they cost no products.
 INNER_DRAWS = 1024
@@ -34,7 +34,7 @@ class QuadraticForms:
     """
 
     def __init__(
-        self, surface: LossSurface, basis: KrylovBasis, count: int, generator: torch.Generator
+        self, surface: SymmetricOperator, basis: KrylovBasis, count: int, generator: torch.Generator
     ) -> None:
         before = surface.hvps
         self.basis = basis

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .estimate import Array
-from .surface import LossSurface
+from .operator import SymmetricOperator
 
 # Consecutive chains that end at their first vector: the complement of the basis then looks like a
 # multiple of the identity (or zero), and more of them teach nothing.
@@ -41,6 +41,7 @@ class KrylovBasis:
 
     Example:
         >>> from torch import nn
+        >>> from sharpbench.sharpness import LossSurface
         >>> model = nn.Linear(3, 1, bias=False)
         >>> data = (torch.diag(torch.tensor([3.0, 6.0, 9.0])), torch.zeros(3, 1))
         >>> surface = LossSurface(model, lambda out, y: 0.5 * ((out - y) ** 2).mean(), data)
@@ -51,7 +52,7 @@ class KrylovBasis:
         [27.0, 12.0, 3.0]
     """
 
-    def __init__(self, surface: LossSurface, capacity: int, generator: torch.Generator) -> None:
+    def __init__(self, surface: SymmetricOperator, capacity: int, generator: torch.Generator) -> None:
         self.surface = surface
         self.generator = generator
         self.capacity = min(capacity, surface.dimension)
@@ -98,6 +99,31 @@ class KrylovBasis:
                 self._append(self._next if self._next is not None else self._start())
                 added += 1
         return added
+
+    def include(self, rows: Tensor) -> int:
+        """Add given directions, one product each, where they are not in the basis already."""
+        added = 0
+        with self.surface.session():
+            for row in rows:
+                if self.size >= self.capacity:
+                    break
+                rest, _ = self.project_out(row[None, :].to(self._rows))
+                length = float(rest.norm())
+                if length <= 0.1 * float(row.norm()):
+                    continue
+                self.restart()
+                self.starts.append(self.size)
+                self._append(rest[0] / length)
+                added += 1
+        self.restart()
+        return added
+
+    def outlying_vectors(self, count: int) -> Tensor:
+        """The Ritz vectors of the ``count`` values largest in magnitude, as rows."""
+        pairs = self.ritz()
+        chosen = np.argsort(-np.abs(pairs.values))[:count]
+        coefficients = torch.from_numpy(pairs.coefficients[:, chosen].copy()).to(self._rows)
+        return coefficients.T @ self.rows
 
     def project_out(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """``(P v, Q^T v)`` for row vectors v, with ``P = I - Q Q^T`` applied twice against rounding."""

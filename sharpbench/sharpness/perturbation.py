@@ -52,6 +52,7 @@ def worst_case_sharpness(
     norm: Norm = "l2",
     adaptive: bool = False,
     seed: int = 0,
+    clip: bool = True,
 ) -> Estimate:
     """``max_{||T^-1 e|| <= rho} L(x + e) - L(x)``, by projected normalised ascent; a lower bound.
 
@@ -66,6 +67,7 @@ def worst_case_sharpness(
         norm: ``"l2"`` or ``"linf"``.
         adaptive: measure e relative to the weights.
         seed: of the private random stream.
+        clip: count x itself among the points met, so that the result is at least 0.
 
     Raises:
         InvalidInput: rho not > 0, steps or restarts < 1, unknown norm.
@@ -79,7 +81,7 @@ def worst_case_sharpness(
     point = surface.point()
     scale = point.abs() if adaptive else torch.ones_like(point)
     stride = rho if steps == 1 else 2 * rho / steps
-    best = 0.0
+    best = 0.0 if clip else -math.inf
     with surface.session():
         base = surface.loss()
         for start in range(restarts):
@@ -94,6 +96,7 @@ def worst_case_sharpness(
                 direction = slope / slope.norm() if norm == "l2" else slope.sign()
                 y = _project(y + stride * direction, rho, norm)
                 best = max(best, surface.loss_at(scale * y) - base)
+    best = best if math.isfinite(best) else 0.0  # no ascent direction anywhere
     note = f"{norm}, {steps} ascent steps, {restarts} starts: a lower bound"
     return Estimate.exact("adaptive_worst_case" if adaptive else "worst_case", best, note=note)
 

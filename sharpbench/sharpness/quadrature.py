@@ -13,6 +13,7 @@ from .spectrum import SpectralFunction
 # A Ritz pair counts as an eigenvalue once its residual is this small beside it: its vector is then
 # contaminated by at most about the square of that.
 KNOWN_RESIDUAL = 0.05
+SHORT_CHAIN = 20
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class ChainQuadrature:
     with p the quadratic fitted to f on the bulk. The first term is exact, the second uses the estimated
     moments, and only the misfit f - p carries the chance of the start: its variance is at most
     ``2 ||(f - p)(H)||_F^2``, which the same quadrature evaluates. One node less errs to the other side for a
-    function with a kink at 0: the value is the mean of both rules, and the bias bound 3/4 of their
-    difference, which covers either with a margin.
+    function with a kink at 0: the value is the mean of both rules, and the bias bound their difference.
+    Under 20 nodes neighbours may agree and both be wrong, so half as many nodes are compared too.
     """
 
     known: Array
@@ -39,6 +40,7 @@ class ChainQuadrature:
     dimension: int
     rounding: float
     shorter: ChainQuadrature | None = None
+    half: ChainQuadrature | None = None
 
     @classmethod
     def of_chain(
@@ -62,10 +64,12 @@ class ChainQuadrature:
         known = ritz.values[outlying]
         if not bulk.any():  # nothing is left to carry the remaining dimension: keep every node
             known, bulk = known[:0], np.ones_like(bulk)
-        shorter = None
+        shorter = half = None
         if shorten and length >= 6:
             shorter = cls.of_chain(basis, length - 1, ritz, sentinel, shorten=False)
-        return cls(known, nodes[bulk], weights[bulk], d, basis.rounding(), shorter)
+            if length < SHORT_CHAIN:
+                half = cls.of_chain(basis, length // 2, ritz, sentinel, shorten=False)
+        return cls(known, nodes[bulk], weights[bulk], d, basis.rounding(), shorter, half)
 
     def second_moment(self) -> float:
         """``||H||_F^2`` as this chain alone sees it."""
@@ -89,7 +93,9 @@ class ChainQuadrature:
         bias = 0.0
         if self.shorter is not None:
             other = self.shorter._fit(f, moments)[0]
-            value, bias = 0.5 * (value + other), 0.75 * abs(value - other)
+            value, bias = 0.5 * (value + other), abs(value - other)
+        if self.half is not None:
+            bias = max(bias, abs(value - self.half._fit(f, moments)[0]))
         return value, float(np.sqrt(max(variance, 0.0))), bias
 
     def _fit(self, f: SpectralFunction, moments: Array) -> tuple[float, Array, float]:

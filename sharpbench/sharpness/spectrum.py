@@ -13,9 +13,12 @@ import torch
 
 from ..errors import InvalidInput, must_be
 from .estimate import Array, Estimate
-from .surface import LARGEST_DENSE, LossSurface
+from .operator import SymmetricOperator, dense
 
 SpectralFunction = Callable[[Array], Array]
+
+# Beyond this the exact matrix (d^2 doubles) no longer fits an ordinary machine.
+LARGEST_DENSE = 20_000
 
 
 class Spectrum(ABC):
@@ -166,32 +169,36 @@ class DenseSpectrum(Spectrum):
 
 
 def spectrum(
-    surface: LossSurface,
+    surface: SymmetricOperator,
     *,
     hvps: int = 100,
     seed: int = 0,
     tolerance: float | None = None,
     dense_below: int = 0,
+    warm: Spectrum | None = None,
 ) -> Spectrum:
     """Spend one budget of Hessian-vector products on everything that is a function of the eigenvalues.
 
-    First a Krylov stage (about 70 % of the budget, less where the spectrum decays too slowly for it to
-    pay), then random probes of the complement; see :class:`~sharpbench.sharpness.twostage.ProbedSpectrum`
+    First a Krylov stage (about 70 % of the budget, down to a tenth where the spectrum has no outliers for it
+    to find), then random probes of the complement; see :class:`~sharpbench.sharpness.twostage.ProbedSpectrum`
     for the estimators. With ``hvps >= d``, or ``d <= dense_below``, the exact spectrum of the dense Hessian.
 
     Args:
-        surface: the loss surface.
+        surface: a loss surface, or any other symmetric operator (Gauss-Newton, rescaled).
         hvps: the budget; no more products than this (for a dense spectrum: d).
         seed: of the private random stream; the global one is never used.
         tolerance: stop early once trace, Frobenius norm and the five top eigenvalues have relative
             95 % half widths below this; ``None`` spends the budget.
         dense_below: dimensions up to this are solved exactly.
+        warm: an earlier spectrum of the same network, such as the last epoch's: its outlying eigenvectors
+            join the basis (one product each), so that a small budget follows the top eigenvalues in training.
 
     Raises:
-        InvalidInput: hvps < 6, or a tolerance that is not > 0.
+        InvalidInput: hvps < 6, a tolerance that is not > 0, or a warm start of another dimension.
 
     Example:
         >>> from torch import nn
+        >>> from sharpbench.sharpness import LossSurface
         >>> model = nn.Linear(3, 1, bias=False)
         >>> data = (torch.diag(torch.tensor([3.0, 6.0, 9.0])), torch.zeros(3, 1))
         >>> surface = LossSurface(model, lambda out, y: 0.5 * ((out - y) ** 2).mean(), data)
@@ -206,6 +213,8 @@ def spectrum(
     if tolerance is not None and not tolerance > 0:
         raise must_be("tolerance", "> 0", tolerance)
     d = surface.dimension
+    if warm is not None and warm.dimension != d:
+        raise must_be("the dimension of the warm start", f"{d}, as the surface's", warm.dimension)
     if d <= max(dense_below, hvps) and d <= LARGEST_DENSE:
-        return DenseSpectrum(torch.linalg.eigvalsh(surface.dense_hessian()).numpy(), hvps=d)
-    return measure_two_stage(surface, hvps, torch.Generator().manual_seed(seed), tolerance)
+        return DenseSpectrum(torch.linalg.eigvalsh(dense(surface)).numpy(), hvps=d)
+    return measure_two_stage(surface, hvps, torch.Generator().manual_seed(seed), tolerance, warm)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -20,23 +22,27 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def select_parameters(model: nn.Module, params: str | Sequence[str]) -> list[nn.Parameter]:
-    """The parameters that span the surface: "all", "trainable", or by name.
+    """The parameters that span the surface: "all", "trainable", or by names and patterns.
+
+    Each once, in the model's order; a tied weight answers to any of its names.
 
     Raises:
-        InvalidInput: unknown names, none left, half precision, or not initialised.
+        InvalidInput: names that match nothing, none left, half precision, or not initialised.
     """
     named = dict(model.named_parameters())
     if params == "all":
         chosen = list(named.values())
     elif params == "trainable":
         chosen = [p for p in named.values() if p.requires_grad]
-    elif isinstance(params, str):
-        raise unknown_name("params", params, ["all", "trainable"])
     else:
-        for name in params:
-            if name not in named:
-                raise unknown_name("parameter", name, named)
-        chosen = [named[name] for name in params]
+        wanted: set[int] = set()
+        aliases = list(model.named_parameters(remove_duplicate=False))
+        for pattern in [params] if isinstance(params, str) else params:
+            found = {id(p) for name, p in aliases if fnmatchcase(name, pattern)}
+            if not found:
+                raise unknown_name("parameter", pattern, ["all", "trainable", *named])
+            wanted |= found
+        chosen = [p for p in named.values() if id(p) in wanted]
     if not chosen:
         raise InvalidInput("no parameters to measure; is the model empty, or every parameter frozen?")
     for name, p in named.items():
@@ -51,8 +57,37 @@ def select_parameters(model: nn.Module, params: str | Sequence[str]) -> list[nn.
     return chosen
 
 
+def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
+    """Layer name to the full names of the parameters that module holds itself, each parameter once.
+
+    >>> parameter_groups(nn.Sequential(nn.Linear(1, 1), nn.ReLU()))
+    {'0': ['0.weight', '0.bias']}
+    """
+    found: dict[str, list[str]] = {}
+    for name, _ in model.named_parameters():
+        found.setdefault(name.rpartition(".")[0], []).append(name)
+    return found
+
+
+def training_only_modules(model: nn.Module) -> str:
+    """The kinds of modules in train mode that act otherwise in eval mode: Dropout, BatchNorm."""
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.MultiheadAttention)
+    found = {
+        type(module).__name__ for module in model.modules() if isinstance(module, kinds) and module.training
+    }
+    return ", ".join(sorted(found))
+
+
 def refuse_sum(loss_fn: Callable[..., Any]) -> None:
     """Refuse a loss that says it is a sum: batches are weighted as means."""
     keywords = getattr(loss_fn, "keywords", {})
     if getattr(loss_fn, "reduction", keywords.get("reduction")) == "sum":
         raise must_be("loss_fn", "a mean over the batch", 'reduction="sum"', "batches are weighted by size")
+
+
+def warn_once(owner: object, category: type[Warning], message: str) -> None:
+    """Warn the first time ``owner`` has this to say."""
+    said: set[type[Warning]] = vars(owner).setdefault("_said", set())
+    if category not in said:
+        said.add(category)
+        warnings.warn(message, category, stacklevel=3)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InvalidInput, must_be
+from ..errors import InvalidInput, must_be, unknown_name
 from .batches import Batch, Batches
-from .checks import folding_agrees, require_deterministic
-from .isolation import has_foldable_batch_norm, isolated
-from .subject import refuse_sum, select_parameters, unwrap
+from .checks import adopt_folding, adopt_formulation, require_deterministic
+from .differences import central_difference, displaced
+from .evaluation import Evaluator, LossFunction
+from .graphs import GradientGraphs, product
+from .isolation import isolated
+from .memory import within_memory
+from .operator import dense
+from .shards import Shards
+from .spectrum import LARGEST_DENSE
+from .subject import refuse_sum, select_parameters, training_only_modules, unwrap
 
-LossFunction = Callable[[Any, Any], Tensor]
-
-# Beyond this the exact Hessian (d^2 doubles) no longer fits an ordinary machine.
-LARGEST_DENSE = 20_000
+Formulation = Literal["auto", "double_backward", "central_difference"]
 
 
 class LossSurface:
@@ -32,16 +37,23 @@ class LossSurface:
         model: any ``torch.nn.Module``.
         loss_fn: ``loss_fn(outputs, targets)``, a scalar *mean* over the batch.
         data: ``(inputs, targets)``, or a re-iterable of such batches in a fixed order.
-        params: ``"all"``, ``"trainable"`` (those with ``requires_grad``), or names of parameters.
+        params: ``"all"``, ``"trainable"`` (those with ``requires_grad``), a name or pattern such as
+            ``"layer4.*"``, or a list of these.
         batch_size: cuts ``(inputs, targets)`` into slices of this size, to bound memory.
         check: evaluate loss and gradient twice and refuse what is not deterministic.
+        formulation: ``"double_backward"`` (exact), ``"central_difference"`` of the gradient, or ``"auto"``:
+            the first, and the second with one warning where an operator has no second derivative.
+        memory: bytes that gradient graphs kept between products may take; 40 % of what is free by default.
+        distributed: ``data`` is this rank's shard; sums go over all ranks of the default process group.
 
     Attributes: ``dimension`` (d), ``parameters`` (list of tensors, in order), ``examples``, and the
-    counters ``hvps``, ``gradients``, ``forwards`` (passes over the whole data set).
+    counters ``hvps``, ``gradients``, ``forwards`` (passes over the whole data set); ``train_mode`` names the
+    modules that came in train mode and act otherwise in eval mode.
 
     Raises:
         InvalidInput: no parameters or no data, half-precision weights, a loss that is not a scalar, not
-            finite or sum-reduced, or that differs on a second evaluation.
+            finite or sum-reduced, or that differs on a second evaluation; an operator whose second
+            derivative is missing or wrong.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -60,115 +72,53 @@ class LossSurface:
         params: str | Sequence[str] = "all",
         batch_size: int | None = None,
         check: bool = True,
+        formulation: Formulation = "auto",
+        memory: int | None = None,
+        distributed: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise must_be("model", "a torch.nn.Module", type(model).__name__)
+        if formulation not in ("auto", "double_backward", "central_difference"):
+            raise unknown_name("formulation", formulation, ("auto", "double_backward", "central_difference"))
+        refuse_sum(loss_fn)
         self.model = unwrap(model)
-        self.loss_fn = loss_fn
         self.parameters = select_parameters(self.model, params)
         self.dimension = sum(p.numel() for p in self.parameters)
         self.dtype = self.parameters[0].dtype
         for p in self.parameters:
             self.dtype = torch.promote_types(self.dtype, p.dtype)
         self.device = self.parameters[0].device
-        refuse_sum(loss_fn)
-        self.batches = Batches(data, batch_size, self.device)
+        self.train_mode = training_only_modules(self.model)
+        self.shards = Shards(distributed)
+        self.evaluate = Evaluator(self.model, loss_fn, self.parameters)
+        self.graphs = GradientGraphs(self.parameters, memory)
+        self.formulation: str = formulation
+        self.fold_batch_norm = False
         self.hvps = self.gradients = self.forwards = 0
         self._sizes = [p.numel() for p in self.parameters]
         self._depth = 0
-        self._kept: tuple[int, list[Tensor]] | None = None
-        self._double_outputs = True
-        self._fold = False
-        self.examples = sum(batch.count for batch in self.batches)
+        # The number of examples of *all* shards weighs every batch.
+        self.batches: Batches | list[Batch] = self.shards.together(
+            lambda: Batches(data, batch_size, self.device), self.device
+        )
+        counts = [batch.count for batch in self.batches]
+        self.examples = int(self.shards.sum(torch.tensor(float(sum(counts)), device=self.device)))
+        self._whole = counts == [self.examples]
         if self.examples == 0:
             raise InvalidInput("data hold no examples; a loss surface needs at least one")
         if check:
-            require_deterministic(self)
-        if has_foldable_batch_norm(self.model):
-            self._fold = folding_agrees(self)
+            self.shards.together(lambda: require_deterministic(self), self.device)
+        if formulation == "auto":
+            self.formulation = self.shards.together(lambda: adopt_formulation(self), self.device)
+        self.fold_batch_norm = self.shards.together(lambda: adopt_folding(self), self.device)
+        self.graphs.clear()
         self.hvps = self.gradients = self.forwards = 0
 
-    # -- one evaluation -------------------------------------------------------------------------
-
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        """Isolate the model once for many evaluations, and keep a single batch's gradient graph.
-
-        Sessions nest; methods open one themselves. The parameters must not change inside.
-        """
-        if self._depth:
-            self._depth += 1
-            try:
-                yield
-            finally:
-                self._depth -= 1
-            return
-        with ExitStack() as stack:
-            stack.enter_context(isolated(self.model, self.parameters, self._fold))
-            self._depth = 1
-            try:
-                yield
-            finally:
-                self._depth = 0
-                self._kept = None
-
-    def batch_loss(self, batch: Batch, *, double: bool = False) -> Tensor:
-        """The scalar loss of one batch, checked; with ``double``, reduced in float64 if it can be."""
-        outputs = self.model(batch.inputs)
-        if double and self._double_outputs and isinstance(outputs, Tensor) and outputs.is_floating_point():
-            try:
-                loss = self.loss_fn(outputs.double(), batch.targets)
-            except RuntimeError:  # e.g. float32 class weights: then in the model's own precision
-                self._double_outputs = False
-                loss = self.loss_fn(outputs, batch.targets)
-        else:
-            loss = self.loss_fn(outputs, batch.targets)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise must_be("loss_fn", "a scalar mean over the batch", got, 'is it reduction="none"?')
-        return loss.reshape(())
+    # -- values ---------------------------------------------------------------------------------
 
     def loss(self) -> float:
         """``L(x)``."""
         return self.loss_at(torch.zeros(self.dimension, dtype=self.dtype, device=self.device))
-
-    def gradient(self) -> Tensor:
-        """``grad L(x)``, shape ``(d,)``, in the parameters' dtype."""
-        with self.session():
-            total = self._accumulator(1)
-            for batch in self.batches:
-                _, pieces = self.batch_gradient(batch)
-                total[0] += _flatten(pieces).to(total.dtype) * (batch.count / self.examples)
-            self.gradients += 1
-            return total[0].to(self.dtype)
-
-    def gradient_at(self, offset: Tensor) -> Tensor:
-        """``grad L(x + offset)``; the parameters are restored to the last bit."""
-        self._check_vectors(offset)
-        with self.session(), self._moved() as move:
-            move(offset.detach().to(self.device, self.dtype))
-            return self.gradient()
-
-    def hvp(self, vectors: Tensor) -> Tensor:
-        """``H V`` for ``V`` of shape ``(d,)`` or ``(d, k)``; same shape.
-
-        Reverse over reverse (Pearlmutter, 1994): per batch the gradient's graph is built once, then one
-        backward pass through it per vector, so that a block of vectors costs about 1 + 2k gradients.
-        """
-        self._check_vectors(vectors)
-        with self.session():
-            rows = vectors.detach().reshape(self.dimension, -1).T.to(self.device, self.dtype).contiguous()
-            total = self._accumulator(len(rows))
-            for batch, gradient, keep in self._gradient_graphs():
-                for index, row in enumerate(rows):
-                    retain = keep or index < len(rows) - 1
-                    product = self.backward(gradient, row, retain)
-                    if self.batches.single:
-                        total[index] = product
-                    else:
-                        total[index] += product.to(total.dtype) * (batch.count / self.examples)
-            self.hvps += len(rows)
-            return total.T.reshape(vectors.shape).to(self.dtype)
 
     def loss_at(self, offset: Tensor) -> float:
         """``L(x + offset)``; the parameters are restored to the last bit."""
@@ -180,17 +130,70 @@ class LossSurface:
         Forward passes only. Losses are reduced in float64 from the model's outputs, so that small
         differences between them survive.
         """
+        return self.mean_at(offsets, lambda batch: self.evaluate.loss(batch, double=True))
+
+    def mean_at(self, offsets: Tensor, statistic: Callable[[Batch], Tensor]) -> Tensor:
+        """Mean over the examples of a scalar ``statistic(batch)`` at ``x + u_i``, shape ``(k,)`` float64."""
         self._check_vectors(offsets)
         rows = offsets.detach().reshape(self.dimension, -1).T
-        with self.session(), self._moved() as move, torch.no_grad():
+
+        def attempt() -> Tensor:
             totals = torch.zeros(len(rows), dtype=torch.float64)
-            for batch in self.batches:
-                for index, row in enumerate(rows):
-                    move(row)
-                    value = float(self.batch_loss(batch, double=True))
-                    totals[index] += value * (batch.count / self.examples)
+            with displaced(self.parameters, self.split) as move, torch.no_grad():
+                for batch in self.batches:
+                    for index, row in enumerate(rows):
+                        move(row)
+                        totals[index] += float(statistic(batch)) * self._weight(batch)
+            return totals
+
+        with self.session():
+            totals = self.shards.sum(within_memory(self, attempt).to(self.device)).cpu()
             self.forwards += len(rows)
             return totals
+
+    def outputs(self) -> Iterator[tuple[Any, Any]]:
+        """(outputs, targets) of every batch of this rank, without a graph; one forward pass."""
+        with self.session(), torch.no_grad():
+            for batch in self.batches:
+                yield self.model(batch.inputs), batch.targets
+            self.forwards += 1
+
+    def gradient(self) -> Tensor:
+        """``grad L(x)``, shape ``(d,)``, in the parameters' dtype."""
+
+        def attempt() -> Tensor:
+            total = self._accumulator(1)[0]
+            for batch in self.batches:
+                self._add(total, self._flatten(self.evaluate.gradient(batch)), batch)
+            return total
+
+        with self.session():
+            total = self.shards.sum(within_memory(self, attempt))
+            self.gradients += 1
+            return total.to(self.dtype)
+
+    def gradient_at(self, offset: Tensor) -> Tensor:
+        """``grad L(x + offset)``; the parameters are restored to the last bit."""
+        self._check_vectors(offset)
+        with self.session(), displaced(self.parameters, self.split) as move:
+            move(offset.detach().to(self.device, self.dtype))
+            return self.gradient()
+
+    def hvp(self, vectors: Tensor) -> Tensor:
+        """``H V`` for ``V`` of shape ``(d,)`` or ``(d, k)``; same shape.
+
+        Reverse over reverse (Pearlmutter, 1994): per batch the gradient's graph is built once and kept for
+        the session where memory allows, then one backward pass through it per vector, of about 2 gradients.
+        """
+        self._check_vectors(vectors)
+        rows = vectors.detach().reshape(self.dimension, -1).T.to(self.device, self.dtype).contiguous()
+        with self.session():
+            if self.formulation == "central_difference":
+                total = torch.stack([central_difference(self, row) for row in rows])
+            else:
+                total = self.shards.sum(within_memory(self, lambda: self._products(rows)))
+            self.hvps += len(rows)
+            return total.T.reshape(vectors.shape).to(self.dtype)
 
     def dense_hessian(self) -> Tensor:
         """The exact ``(d, d)`` Hessian in float64, from d double-backward columns, symmetrised.
@@ -200,14 +203,9 @@ class LossSurface:
         """
         if self.dimension > LARGEST_DENSE:
             raise must_be("dimension of a dense Hessian", f"<= {LARGEST_DENSE}", self.dimension)
-        with self.session():
-            matrix = torch.empty(self.dimension, self.dimension, dtype=torch.float64)
-            for start in range(0, self.dimension, 256):
-                stop = min(start + 256, self.dimension)
-                block = torch.zeros(self.dimension, stop - start, dtype=self.dtype, device=self.device)
-                block[torch.arange(start, stop), torch.arange(stop - start)] = 1.0
-                matrix[:, start:stop] = self.hvp(block).double().cpu()
-            return 0.5 * (matrix + matrix.T)
+        return dense(self)
+
+    # -- the point ------------------------------------------------------------------------------
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """A flat ``(d,)`` vector as a list of tensors shaped like ``parameters`` (views)."""
@@ -216,91 +214,76 @@ class LossSurface:
 
     def point(self) -> Tensor:
         """The parameters as one flat vector, a copy."""
-        return _flatten([p.detach() for p in self.parameters]).to(self.dtype)
+        return self._flatten(list(self.parameters)).to(self.dtype)
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Isolate the model once for many evaluations, and keep gradient graphs between them.
+
+        Sessions nest; methods open one themselves. The parameters must not change inside.
+        """
+        with ExitStack() as stack:
+            if self._depth == 0:
+                stack.enter_context(isolated(self.model, self.parameters, self.fold_batch_norm))
+                stack.callback(self.graphs.clear)
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+
+    def shrink(self) -> bool:
+        """Need less memory from now on: keep one graph, then halve the batches; whether that was possible."""
+        smaller = self.graphs.stop_keeping() or (isinstance(self.batches, Batches) and self.batches.halve())
+        self._whole = self._whole and not isinstance(self.batches, Batches)
+        return smaller
+
+    def restricted(self, batches: Iterable[Batch]) -> LossSurface:
+        """The surface of some of the examples, unchecked, with counters of its own."""
+        other = copy.copy(self)
+        other.batches = list(batches)
+        other.graphs = GradientGraphs(self.parameters, self.graphs.budget)
+        other.shards = Shards(False)
+        other.examples = sum(batch.count for batch in other.batches)
+        other._whole = len(other.batches) == 1
+        other.hvps = other.gradients = other.forwards = other._depth = 0
+        return other
 
     # -- inside ---------------------------------------------------------------------------------
 
+    def _products(self, rows: Tensor) -> Tensor:
+        pieces = [self.split(row) for row in rows]
+        total = None if self._whole else self._accumulator(len(rows))
+        for batch, gradient, keep in self.graphs.walk(self.batches, self.evaluate.gradient_graph):
+            retain = [keep or index < len(rows) - 1 for index in range(len(rows))]
+            found = (
+                product(gradient, self.parameters, piece, kept)
+                for piece, kept in zip(pieces, retain, strict=True)
+            )
+            if total is None:  # one batch is everything: nothing to add up
+                return next(found)[None] if len(rows) == 1 else torch.stack(list(found))
+            for line, term in zip(total, found, strict=True):
+                line.add_(term, alpha=self._weight(batch))
+        return self._accumulator(len(rows)) if total is None else total
+
+    def _weight(self, batch: Batch) -> float:
+        return batch.count / self.examples
+
+    def _add(self, total: Tensor, term: Tensor, batch: Batch) -> None:
+        if self._whole:
+            total.copy_(term)
+        else:
+            total.add_(term, alpha=self._weight(batch))
+
     def _accumulator(self, count: int) -> Tensor:
-        # float64 across batches on CPU, where it is cheap; one batch has nothing to accumulate.
-        wide = self.device.type == "cpu" and not self.batches.single
-        dtype = torch.float64 if wide else self.dtype
+        # float64 on CPU, where it is cheap; a single batch has nothing to accumulate.
+        dtype = self.dtype if self._whole or self.device.type != "cpu" else torch.float64
         return torch.zeros(count, self.dimension, dtype=dtype, device=self.device)
 
-    def batch_gradient(self, batch: Batch, *, create_graph: bool = False) -> tuple[Tensor, list[Tensor]]:
-        """Loss of one batch and its gradient, a tensor for each parameter; zeros where unused."""
-        loss = self.batch_loss(batch)
-        if not loss.requires_grad:
-            raise InvalidInput(
-                "the loss does not depend on the parameters; is the model's output detached, or computed "
-                "under no_grad?"
-            )
-        pieces = torch.autograd.grad(
-            loss, self.parameters, create_graph=create_graph, allow_unused=True, materialize_grads=True
-        )
-        return loss.detach(), list(pieces)
-
-    def _gradient_graphs(self) -> Iterator[tuple[Batch, list[Tensor], bool]]:
-        """(batch, gradient with its graph, whether that graph outlives this block)."""
-        # One batch: its graph serves every product of the session.
-        keep = self.batches.single
-        version = sum(p._version for p in self.parameters)
-        for batch in self.batches:
-            if keep and self._kept is not None and self._kept[0] == version:
-                yield batch, self._kept[1], True
-                continue
-            _, gradient = self.batch_gradient(batch, create_graph=True)
-            if keep:
-                self._kept = (version, gradient)
-            yield batch, gradient, keep
-
-    def backward(self, gradient: list[Tensor], row: Tensor, retain: bool) -> Tensor:
-        """One product, from a batch's gradient with its graph: ``d(g^T row)/dx``, flat."""
-        pieces = self.split(row)
-        # Constant components (a loss linear in them) carry no graph and contribute nothing.
-        active = [i for i, g in enumerate(gradient) if g.requires_grad]
-        if not active:
-            return torch.zeros_like(row)
-        try:
-            products = torch.autograd.grad(
-                [gradient[i] for i in active],
-                self.parameters,
-                [pieces[i].to(gradient[i].dtype) for i in active],
-                retain_graph=retain,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        except RuntimeError as error:
-            if any(
-                sign in str(error) for sign in ("derivative for", "once_differentiable", "double backward")
-            ):
-                raise InvalidInput(
-                    f"an operator of this model has no second derivative, so no Hessian: {error}"
-                ) from error
-            raise
-        return _flatten(products)
-
-    @contextmanager
-    def _moved(self) -> Iterator[Callable[[Tensor], None]]:
-        """Hands out ``move(offset)``, which sets the parameters to x + offset; x comes back at the end."""
-        saved = [p.detach().clone() for p in self.parameters]
-
-        def move(offset: Tensor) -> None:
-            for p, before, piece in zip(self.parameters, saved, self.split(offset), strict=True):
-                torch.add(before, piece.to(before), out=p.data)
-
-        try:
-            yield move
-        finally:
-            # Through .data, past autograd's version counter: every bit comes back, so a gradient graph
-            # kept by the session stays valid.
-            for p, before in zip(self.parameters, saved, strict=True):
-                p.data.copy_(before)
+    def _flatten(self, pieces: Sequence[Tensor]) -> Tensor:
+        return torch.cat([piece.detach().reshape(-1) for piece in pieces])
 
     def _check_vectors(self, vectors: Tensor) -> None:
         if vectors.ndim not in (1, 2) or vectors.shape[0] != self.dimension:
             shape = tuple(vectors.shape)
             raise must_be("vectors", f"of shape ({self.dimension},) or ({self.dimension}, k)", shape)
-
-
-def _flatten(pieces: Sequence[Tensor]) -> Tensor:
-    return torch.cat([piece.detach().reshape(-1) for piece in pieces])

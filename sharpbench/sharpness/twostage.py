@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import numpy as np
 import torch
 
 from ..errors import must_be
 from .estimate import Array, Estimate, t_quantile
 from .krylov import KrylovBasis
+from .operator import SymmetricOperator
 from .quadrature import ChainQuadrature
 from .spectrum import SpectralFunction, Spectrum
-from .surface import LossSurface
 
 KRYLOV_SHARE = 0.7
-# Fewer steps than this share of the budget give neither five eigenvalues nor a quadrature worth its name.
+# Steps after which the pass first asks whether there are outliers worth finding.
+FIRST_LOOK = 0.1
+# With outliers, fewer steps than this share give neither five eigenvalues nor a quadrature worth its name.
 LEAST_SHARE = 0.45
+# An outlier takes about so many steps: its square must be worth as many probes.
+OUTLIER_SHARE = 2.0
 PROBE_ROUND = 10
+WARM_VECTORS = 8
 
 
 class ProbedSpectrum(Spectrum):
@@ -78,19 +85,19 @@ class ProbedSpectrum(Spectrum):
 
     def _eigenvalue(self, index: int, name: str) -> Estimate:
         value, bound = float(self.ritz.values[index]), float(self.ritz.residuals[index])
-        limit = (self.tolerance or 0.05) * abs(value)
-        note = "" if bound <= limit else "Ritz value not converged: interval is its residual bound"
-        # Not a standard deviation: the half width of a guaranteed interval, on the same scale.
-        return Estimate(
-            name,
-            value,
-            bound / t_quantile(1e9),
-            value - bound,
-            value + bound,
-            self.hvps,
-            bound <= limit,
-            note,
-        )
+        low, high, note = value - bound, value + bound, ""
+        converged = bound <= (self.tolerance or 0.05) * abs(value)
+        if not converged:
+            # The bound holds *an* eigenvalue. The one of this rank may hide further out, among those that
+            # the pairs before it stand for.
+            note = "Ritz value not converged: interval from residual bounds"
+            if name == "lambda_min":
+                low = float((self.ritz.values - self.ritz.residuals)[index:].min())
+            else:
+                high = float((self.ritz.values + self.ritz.residuals)[: index + 1].max())
+        # Not a standard deviation: half the width of a bound, on the same scale.
+        error = 0.5 * (high - low) / t_quantile(1e9)
+        return Estimate(name, value, error, low, high, self.hvps, converged, note)
 
     def top_eigenvalues(self, k: int = 5) -> list[Estimate]:
         """The k largest Ritz values; each interval is the residual bound, which holds an eigenvalue."""
@@ -121,17 +128,26 @@ class ProbedSpectrum(Spectrum):
 
 
 def measure_two_stage(
-    surface: LossSurface, hvps: int, generator: torch.Generator, tolerance: float | None
+    surface: SymmetricOperator,
+    hvps: int,
+    generator: torch.Generator,
+    tolerance: float | None,
+    warm: Spectrum | None = None,
 ) -> Spectrum:
     """Krylov stage, a sentinel chain, then probes: at most ``hvps`` products."""
     before = surface.hvps
     most = max(4, int(KRYLOV_SHARE * hvps))
     guard = max(1, min(6, hvps // 12))
+    earlier = warm.basis.outlying_vectors(min(WARM_VECTORS, most // 2)) if _has_basis(warm) else None
+    reserved = guard + (0 if earlier is None else len(earlier))
     basis = KrylovBasis(surface, most, generator)
     with surface.session():
-        _grow_while_it_pays(basis, most - guard, hvps, tolerance)
-        chain = basis.starts[1] if len(basis.starts) > 1 else basis.size
-        sentinel = _sentinel(basis, guard, most)
+        outliers = _grow_while_it_pays(basis, max(2, most - reserved), hvps, tolerance)
+        chain = basis.size if len(basis.starts) < 2 else basis.starts[1]
+        if earlier is not None:
+            basis.include(earlier)
+        # Without outliers no eigenvalue is counted as known, and no copy of one need be looked for.
+        sentinel = _sentinel(basis, guard, most) if outliers else np.inf
         left = hvps - (surface.hvps - before)
         probes = np.zeros((0, 3))
         rounds = left if tolerance is None else PROBE_ROUND
@@ -148,29 +164,45 @@ def measure_two_stage(
     return result
 
 
-def _grow_while_it_pays(basis: KrylovBasis, most: int, hvps: int, tolerance: float | None) -> None:
-    """Lanczos steps until one more saves the probes less than it costs them.
+def _has_basis(warm: Spectrum | None) -> TypeGuard[ProbedSpectrum]:
+    return isinstance(warm, ProbedSpectrum)
 
-    The variance left to n probes is ``2 ||P H P||_F^2 / n``; a step takes the fraction g of that norm
-    away and 1/n of the probes. The norm comes from the chain itself, as a quadrature of x^2.
+
+def _grow_while_it_pays(basis: KrylovBasis, most: int, hvps: int, tolerance: float | None) -> bool:
+    """Lanczos steps until one more saves the probes less than it costs them; whether outliers were found.
+
+    The variance left to n probes is ``2 ||P H P||_F^2 / n``, of which the chain itself tells the numerator,
+    as a quadrature of x^2. Plain Hutchinson has ``2 ||H||_F^2 / hvps``: while m steps have not brought
+    ``||P H P||_F^2 / (hvps - m)`` below that, and no eigenvalue holds more of the norm than the few steps it
+    takes would be worth as probes, there is nothing to find and the probes get the rest.
     """
+    look = max(6, round(FIRST_LOOK * hvps))
     least = max(4, int(LEAST_SHARE * hvps))
-    basis.grow(min(least, most))
-    captured = _captured(basis)
+    basis.grow(min(look, most))
+    captured, outliers = _captured(basis), True
     while basis.size < most and not basis.fruitless:
-        if tolerance is not None and _eigenvalues_settled(basis, tolerance):
-            return
-        if basis.grow(min(6, most - basis.size)) == 0:
-            return
+        if tolerance is not None and basis.size >= least and _eigenvalues_settled(basis, tolerance):
+            break
+        total = _second_moment(basis)
+        dear = (total - captured) * hvps > total * (hvps - basis.size)
+        largest = float(np.abs(basis.ritz().values).max(initial=0.0))
+        if basis.size < least and dear and OUTLIER_SHARE * total > largest**2 * hvps:
+            outliers = False
+            break
+        step = min(6, most - basis.size) if basis.size >= least else min(look, least - basis.size)
+        if basis.grow(step) == 0:
+            break
         now = _captured(basis)
-        gain = (now - captured) / 6
+        gain = (now - captured) / step
         captured = now
-        total = ChainQuadrature.of_chain(
-            basis, basis.starts[1] if len(basis.starts) > 1 else basis.size, basis.ritz(), 0.0
-        ).second_moment()
-        rest = max(total - now, 0.0)
-        if gain * (hvps - basis.size) < rest:
-            return
+        if basis.size > least and gain * (hvps - basis.size) < max(_second_moment(basis) - now, 0.0):
+            break
+    return outliers
+
+
+def _second_moment(basis: KrylovBasis) -> float:
+    chain = basis.size if len(basis.starts) < 2 else basis.starts[1]
+    return ChainQuadrature.of_chain(basis, chain, basis.ritz(), 0.0).second_moment()
 
 
 def _captured(basis: KrylovBasis) -> float:

@@ -103,7 +103,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         type(layer).__name__: (_dense(layer), (6, 4))
         for layer in (
             nn.ReLU(), nn.GELU(), nn.SiLU(), nn.Mish(), nn.ELU(), nn.Softplus(), nn.LeakyReLU(),
-            nn.Hardswish(), nn.LogSoftmax(1), nn.PReLU(), nn.LayerNorm(6), nn.RMSNorm(6), nn.BatchNorm1d(6), nn.Dropout(0.5),
+            nn.Hardswish(), nn.LogSoftmax(1), nn.PReLU(), nn.LayerNorm(6), nn.RMSNorm(6),
+            nn.BatchNorm1d(6), nn.Dropout(0.5),
         )
     },
     **{

@@ -1,0 +1,81 @@
+"""Evaluator: the loss and the gradient of one batch, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InvalidInput, must_be
+from .batches import Batch
+
+LossFunction = Callable[[Any, Any], Tensor]
+
+
+class Evaluator:
+    """``l_b`` and ``grad l_b`` of a model, for parameters that require gradients.
+
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> evaluate = Evaluator(model, nn.functional.mse_loss, list(model.parameters()))
+    >>> batch = Batch(torch.zeros(2, 1), torch.ones(2, 1), 2)
+    >>> float(evaluate.loss(batch).detach()), evaluate.gradient(batch)
+    (1.0, [tensor([[0.]])])
+    """
+
+    def __init__(self, model: nn.Module, loss_fn: LossFunction, parameters: Sequence[Tensor]) -> None:
+        self.model = model
+        self.loss_fn = loss_fn
+        self.parameters = parameters
+        self._double_outputs = True
+
+    def loss(self, batch: Batch, *, double: bool = False) -> Tensor:
+        """The scalar loss of one batch; with ``double``, reduced in float64 where that can be."""
+        return self.loss_of(self.model(batch.inputs), batch.targets, double=double)
+
+    def loss_of(self, outputs: Any, targets: Any, *, double: bool = False) -> Tensor:
+        """The scalar loss of given outputs.
+
+        Raises:
+            InvalidInput: it is not one number.
+        """
+        loss: Any = None
+        if double and self._double_outputs and isinstance(outputs, Tensor) and outputs.is_floating_point():
+            try:
+                loss = self.loss_fn(outputs.double(), targets)
+            except RuntimeError as error:  # e.g. float32 class weights: then in the model's own precision
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                self._double_outputs = False
+        if loss is None:
+            loss = self.loss_fn(outputs, targets)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise must_be("loss_fn", "a scalar mean over the batch", got, 'is it reduction="none"?')
+        return loss.reshape(())
+
+    def loss_and_gradient(self, batch: Batch, *, create_graph: bool = False) -> tuple[Tensor, list[Tensor]]:
+        """Loss of one batch and its gradient, a tensor for each parameter; zeros where unused.
+
+        Raises:
+            InvalidInput: the loss does not depend on the parameters.
+        """
+        loss = self.loss(batch)
+        if not loss.requires_grad:
+            raise InvalidInput(
+                "the loss does not depend on the parameters; is the model's output detached, or computed "
+                "under no_grad?"
+            )
+        pieces = torch.autograd.grad(
+            loss, self.parameters, create_graph=create_graph, allow_unused=True, materialize_grads=True
+        )
+        return loss.detach(), list(pieces)
+
+    def gradient(self, batch: Batch) -> list[Tensor]:
+        """The gradient of one batch."""
+        return self.loss_and_gradient(batch)[1]
+
+    def gradient_graph(self, batch: Batch) -> list[Tensor]:
+        """The gradient of one batch with the graph that a product walks back through."""
+        return self.loss_and_gradient(batch, create_graph=True)[1]

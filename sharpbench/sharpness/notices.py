@@ -1,0 +1,15 @@
+"""Warnings with a name, so that they can be filtered one by one."""
+
+from __future__ import annotations
+
+
+class MeasurementWarning(UserWarning):
+    """Measuring goes on, in a way the caller should know of."""
+
+
+class SlowerFormulation(MeasurementWarning):
+    """An operator has no second derivative: products come from central differences of the gradient."""
+
+
+class SmallerBatches(MeasurementWarning):
+    """Memory ran out: gradient graphs are no longer kept, or batches are cut in two."""

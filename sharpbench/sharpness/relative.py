@@ -1,0 +1,83 @@
+"""Curvature relative to the weights, and Gauss-Newton rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from .estimate import Estimate
+from .gauss_newton import GaussNewton
+from .operator import Rescaled
+from .spectrum import spectrum
+from .surface import LossSurface
+
+
+def gauss_newton_rows(surface: LossSurface, *, hvps: int = 50, seed: int = 0) -> list[Estimate]:
+    """``ggn_trace``, ``ggn_lambda_1`` and, for classifiers, ``fisher_trace``; one pass of products with G.
+
+    The Fisher matrix under the model's own labels, ``E_x E_{y ~ p(.|x)} grad log p grad log p^T``, is G for
+    cross-entropy of logits and integer labels, and only then is the row given.
+    """
+    found = spectrum(GaussNewton(surface), hvps=hvps, seed=seed)
+    note = "generalised Gauss-Newton matrix"
+    trace = replace(found.trace(), name="ggn_trace", note=note)
+    top = replace(found.top_eigenvalues(1)[0], name="ggn_lambda_1", note=note)
+    if not is_classification(surface):
+        return [trace, top]
+    return [
+        trace,
+        top,
+        replace(trace, name="fisher_trace", note="labels drawn from the model; equals ggn_trace"),
+    ]
+
+
+def relative_flatness(surface: LossSurface) -> list[Estimate]:
+    """``relative_flatness = x^T H x`` and, with G for H, ``fisher_rao = x^T G x``; one product each.
+
+    The first is the relative flatness of Petzka et al. (2021) summed over all weights at once, the second the
+    squared Fisher-Rao norm of Liang et al. (2019) where G is the Fisher matrix (classifiers).
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> with torch.no_grad():
+        ...     _ = model.weight.fill_(3.0)
+        >>> data = (torch.ones(1, 1), torch.zeros(1, 1))
+        >>> [row.value for row in relative_flatness(LossSurface(model, nn.functional.mse_loss, data))]
+        [18.0, 18.0]
+    """
+    x = surface.point()
+    bent = float((x.double() * surface.hvp(x).double()).sum())
+    rao = float((x.double() * GaussNewton(surface).hvp(x).double()).sum())
+    return [
+        Estimate.exact("relative_flatness", bent, hvps=1, note="x^T H x"),
+        Estimate.exact("fisher_rao", rao, hvps=1, note="x^T G x, G the Gauss-Newton matrix"),
+    ]
+
+
+def scale_invariant_rows(surface: LossSurface, *, hvps: int = 50, seed: int = 0) -> list[Estimate]:
+    """``scale_invariant_trace`` and ``scale_invariant_lambda_1``: of ``D_x H D_x``, from one pass."""
+    found = spectrum(Rescaled(surface, surface.point()), hvps=hvps, seed=seed)
+    return [
+        replace(found.trace(), name="scale_invariant_trace", note="tr D_x H D_x"),
+        replace(found.top_eigenvalues(1)[0], name="scale_invariant_lambda_1", note="of D_x H D_x"),
+    ]
+
+
+def is_classification(surface: LossSurface) -> bool:
+    """Whether cross-entropy of these outputs and labels is the surface's own loss."""
+    batch = next(iter(surface.batches))
+    with surface.session(), torch.no_grad():
+        outputs = surface.model(batch.inputs)
+        labels = batch.targets
+        if not (isinstance(outputs, torch.Tensor) and isinstance(labels, torch.Tensor)):
+            return False
+        if outputs.ndim != 2 or labels.ndim != 1 or labels.is_floating_point() or outputs.shape[1] < 2:
+            return False
+        if int(labels.min()) < 0 or int(labels.max()) >= outputs.shape[1]:
+            return False
+        ours = float(surface.evaluate.loss_of(outputs, labels))
+        return abs(ours - float(torch.nn.functional.cross_entropy(outputs, labels))) <= 1e-4 * max(
+            1.0, abs(ours)
+        )
