@@ -215,6 +215,8 @@ def draw(frame: pd.DataFrame) -> None:
                 )  # fmt: skip
             axis.axhline(1.0, color="grey", linewidth=0.6, linestyle=":")
             axis.set(xscale="log", yscale="log", title=f"{stage}: {quantity}")
+            axis.set_xticks([20, 50, 100, 300], ["20", "50", "100", "300"])
+            axis.minorticks_off()
             axis.legend(fontsize=6)
     for axis in axes[-1]:
         axis.set_xlabel("Hessian-vector products")

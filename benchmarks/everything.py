@@ -104,8 +104,8 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     frame.to_csv(RESULTS / "everything.csv", index=False)
     text = (
-        "# Every measure at once\n\nResNet-18 of width 8, 512 random images of 32 x 32 (in batches of 128 where "
-        "the subject takes them), float32, 2 CPU cores, 2 threads. Peak memory above the loaded "
+        "# Every measure at once\n\nResNet-18 of width 8, 512 random images of 32 x 32 (in batches of "
+        "128 where the subject takes them), float32, 2 CPU cores, 2 threads. Peak memory above the loaded "
         "program. `python benchmarks/everything.py`.\n\n"
     )
     (RESULTS / "everything.md").write_text(text + markdown(frame) + "\n", encoding="utf-8")

@@ -26,8 +26,8 @@ from sharpbench.sharpness import LossSurface
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-ROUNDS = 7
-BLOCK = 8
+ROUNDS = 5
+BLOCK = 4
 Pair = tuple[Tensor, Tensor]
 
 
@@ -43,8 +43,8 @@ def networks() -> Iterator[tuple[str, nn.Module, Pair]]:
         mlp = nn.Sequential(*layers[:-1]).to(dtype).eval()
         yield f"MLP 64-256-256-10, 512, {kind}", mlp, (torch.randn(512, 64, dtype=dtype), labels)
         resnet = resnet18(width=8).to(dtype).eval()
-        images = torch.randn(64, 3, 32, 32, dtype=dtype)
-        yield f"ResNet-18 width 8, 64 images, {kind}", resnet, (images, labels[:64])
+        images = torch.randn(32, 3, 32, 32, dtype=dtype)
+        yield f"ResNet-18 width 8, 32 images, {kind}", resnet, (images, labels[:32])
 
 
 def seconds(action: Callable[[], object]) -> float:
