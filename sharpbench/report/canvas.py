@@ -124,6 +124,44 @@ def plain(text: str, longest: int = LONGEST_LABEL) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
+def condition_titles(conditions: Sequence[str], width: int = 34) -> dict[str, str]:
+    """Conditions as panel titles: with three axes or more, what most conditions share is left out.
+
+    >>> titles = condition_titles(["m = a, n = 0, f = 1", "m = a, n = 1, f = 1", "m = b, n = 0, f = 1"])
+    >>> list(titles.values())
+    ['m = a, n = 0', 'm = a, n = 1', 'm = b, n = 0']
+    """
+    pieces = {condition: condition.split(", ") for condition in conditions}
+    lengths = {len(parts) for parts in pieces.values()}
+    if (
+        len(lengths) == 1
+        and max(lengths) >= 3
+        and all(" = " in p for parts in pieces.values() for p in parts)
+    ):
+        for place in range(2, max(lengths)):
+            values = [parts[place] for parts in pieces.values()]
+            usual = max(values, key=values.count)
+            if values.count(usual) > len(values) / 2:
+                for parts in pieces.values():
+                    parts[place] = "" if parts[place] == usual else parts[place]
+    short = {condition: ", ".join(filter(None, parts)) for condition, parts in pieces.items()}
+    if len(set(short.values())) < len(short):
+        short = {condition: condition for condition in conditions}
+    return {c: "\n".join(plain(line, 60) for line in _lines(text, width)) for c, text in short.items()}
+
+
+def _lines(text: str, width: int) -> list[str]:
+    """Lines of at most ``width`` characters, broken between the axes."""
+    lines = [""]
+    for piece in text.split(", "):
+        longer = f"{lines[-1]}, {piece}" if lines[-1] else piece
+        if len(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(piece)
+    return lines
+
+
 def grid(count: int, columns: int, height: float, share_y: bool = False) -> tuple[Figure, list[Axes]]:
     """A page-wide figure of ``count`` panels, ``height`` inches each; spare cells stay empty."""
     columns = min(columns, count)

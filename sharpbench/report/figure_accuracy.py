@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from .canvas import INK, grid, plain
+from .canvas import INK, condition_titles, grid, plain
 from .frames import Frames
 from .palette import BASELINE_COLOUR, Look, looks
 from .statistics import mean_interval
@@ -25,12 +25,13 @@ def accuracy_figure(frames: Frames, board: pd.DataFrame) -> Figure:
     order = overall_order(board)
     styles = looks(frames.plan.optimizers, frames.plan.baseline)
     conditions = [c for c in frames.plan.conditions if (frames.done["condition"] == c).any()]
+    titles = condition_titles(conditions, 34)
     columns = 3 if len(conditions) not in (2, 4) else 2
     figure, axes = grid(len(conditions), columns, 0.6 + max(0.21 * len(order), 0.5), share_y=True)
     for place, (axis, condition) in enumerate(zip(axes, conditions, strict=True)):
         done = frames.done[frames.done["condition"] == condition]
         _panel(axis, done, order, styles, frames.plan.baseline)
-        axis.set_title(plain(condition, 40))
+        axis.set_title(titles[condition])
         if place + columns >= len(conditions):
             axis.set_xlabel("test accuracy (%)")
     axes[0].set_yticks(range(len(order)), [plain(name) for name in order])

@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .canvas import grid, plain
+from .canvas import condition_titles, grid, plain
 from .figure_accuracy import overall_order
 from .frames import Frames
 from .palette import Look, looks
@@ -32,12 +32,13 @@ def density_figure(frames: Frames, board: pd.DataFrame) -> Figure:
     conditions = [c for c in frames.plan.conditions if (frames.densities["condition"] == c).any()]
     order = [name for name in overall_order(board) if (frames.densities["optimizer"] == name).any()]
     columns = min(2, len(conditions))
+    titles = condition_titles(conditions, 26)
     row_height = 0.42 if len(order) <= 8 else 0.26
     figure, axes = grid(len(conditions), columns, 0.65 + row_height * len(order), share_y=True)
     styles = looks(frames.plan.optimizers, frames.plan.baseline)
     for place, (axis, condition) in enumerate(zip(axes, conditions, strict=True)):
         spectra = _spectra(frames.densities[frames.densities["condition"] == condition])
-        _ridges(axis, spectra, order, styles, _weights(frames, condition), plain(condition, 30))
+        _ridges(axis, spectra, order, styles, _weights(frames, condition), titles[condition])
         if place + columns >= len(conditions):
             axis.set_xlabel("eigenvalue of the Hessian")
     axes[0].set_yticks(np.arange(len(order)) + 0.75, [plain(name) for name in order])

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
 
 from .bootstrap import Association
-from .canvas import INK, grid, legend_below, look_handle, plain
+from .canvas import INK, condition_titles, grid, legend_below, look_handle, plain
 from .columns import HEADLINE_MEASURES, describe_measure
 from .display import signed
 from .frames import Frames
@@ -30,6 +30,7 @@ def link_figure(frames: Frames) -> Figure:
     """Accuracy gap against each headline measure, with Kendall's τ-b within conditions and over all."""
     styles = looks(frames.plan.optimizers, frames.plan.baseline)
     shapes = markers(frames.plan.conditions)
+    titles = condition_titles(frames.plan.conditions, 60)
     shown = linked_measures(frames)
     figure, axes = grid(len(shown), 3 if len(shown) not in (2, 4) else 2, 2.0)
     for axis, name in zip(axes, shown, strict=True):
@@ -58,12 +59,12 @@ def link_figure(frames: Frames) -> Figure:
     figure.supylabel("generalization gap: train − test accuracy (points)", fontsize=8)
     groups = [[look_handle(name, styles[name]) for name in frames.plan.optimizers]]
     if len(frames.plan.conditions) > 1:
-        groups.append([_shape_handle(condition, shape) for condition, shape in shapes.items()])
+        groups.append([_shape_handle(titles[condition], shape) for condition, shape in shapes.items()])
     legend_below(figure, groups)
     return figure
 
 
-def _shape_handle(condition: str, shape: str) -> Line2D:
+def _shape_handle(title: str, shape: str) -> Line2D:
     return Line2D(
         [],
         [],
@@ -72,7 +73,7 @@ def _shape_handle(condition: str, shape: str) -> Line2D:
         markersize=4.6,
         markeredgewidth=0,
         color="#9a9a9a",
-        label=plain(condition),
+        label=title,
     )
 
 

@@ -44,7 +44,8 @@ def serve(pipe: Connection, settings: Settings) -> None:
 
 def _collect_garbage() -> None:
     """Free the run's network and optimizer at once: closures tie them into cycles of a few objects that hold
-    megabytes, which Python's own collector, counting objects, lets pile up over hundreds of runs."""
+    megabytes, which Python's own collector, counting objects, lets pile up over hundreds of runs.
+    """
     gc.collect()
     if not gc.get_freeze_count():
         gc.freeze()  # what is left after the first run is libraries: not to be walked through every time
