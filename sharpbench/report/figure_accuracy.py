@@ -25,7 +25,7 @@ def accuracy_figure(frames: Frames, board: pd.DataFrame) -> Figure:
     order = overall_order(board)
     styles = looks(frames.plan.optimizers, frames.plan.baseline)
     conditions = [c for c in frames.plan.conditions if (frames.done["condition"] == c).any()]
-    titles = condition_titles(conditions, 34)
+    titles = condition_titles(conditions, 24)
     columns = 3 if len(conditions) not in (2, 4) else 2
     figure, axes = grid(len(conditions), columns, 0.6 + max(0.21 * len(order), 0.5), share_y=True)
     for place, (axis, condition) in enumerate(zip(axes, conditions, strict=True)):
