@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -83,7 +84,18 @@ class InPlace(nn.Module):
 
 
 def _flat(*layers: nn.Module) -> Callable[[], nn.Module]:
-    return lambda: nn.Sequential(*layers)
+    """Copies, drawn anew at every call: the originals are made at import, before any seed."""
+
+    def build() -> nn.Module:
+        model = nn.Sequential(*copy.deepcopy(layers))
+        for module in model.modules():
+            if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+                continue  # drawn at its first call
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+        return model
+
+    return build
 
 
 def _dense(middle: nn.Module) -> Callable[[], nn.Module]:
