@@ -22,6 +22,10 @@ class RunFailed(SharpbenchError):
     """A run could not be finished (its message is kept with the run); the other runs go on."""
 
 
+class Interrupted(SharpbenchError):
+    """The run was asked to stop; it left a checkpoint and goes on from there next time."""
+
+
 def unknown_name(kind: str, name: object, allowed: Iterable[str], where: str = "") -> InvalidInput:
     """The error for a name that is not in a closed list, with the nearest match.
 

@@ -28,7 +28,22 @@ class TaskSpec(Frozen):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
     base: Literal["sgd", "adamw"] = "sgd"
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    warmup_epochs: float = Field(0.0, ge=0, description="linear rise of the learning rate")
+    milestones: tuple[float, ...] = Field(
+        (), description="epochs at which schedule 'step' multiplies the rate by `decay`"
+    )
+    decay: float = Field(0.1, gt=0, le=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    augmentation: tuple[Literal["crop", "flip", "cutout"], ...] = ()
+    micro_batches: int = Field(1, ge=1, description="parts a mini-batch is evaluated in, to save memory")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16: autocast; weights and optimizer stay float32"
+    )
+    channels_last: bool = False
+    compile: Literal["no", "default", "reduce-overhead"] = "no"
+    evaluate_every: int = Field(1, ge=1, description="epochs between evaluations (the last always is)")
+    validation_fraction: float = Field(0.0, ge=0, lt=1, description="of the training split, held out")
     label_noise: float = Field(0.0, ge=0, lt=1)
     train_fraction: float = Field(1.0, gt=0, le=1)
     threads: int = Field(
@@ -55,6 +70,7 @@ class MeasureSpec(Frozen):
     hvps: int = Field(100, ge=10, description="budget of Hessian-vector products")
     rho: float = Field(0.05, gt=0, description="radius of SAM sharpness and of loss-value measures")
     damping: float = Field(0.01, gt=0, description="delta of log det(I + |H|/delta)")
+    epochs: tuple[int, ...] = Field((), description="also measured after these epochs (0: before training)")
 
 
 class RunSpec(Frozen):

@@ -22,6 +22,7 @@ State = Literal["done", "diverged", "failed", "running", "missing"]
 # process waits for would let two processes hold "the" lock.
 LOCK = ".lock"
 RESULT = "result.json"
+CHECKPOINT = "checkpoint.pt"
 ERROR_LOG = "error.log"
 
 
@@ -132,9 +133,9 @@ def is_locked(directory: Path) -> bool:
 
 
 def clean(directory: Path) -> None:
-    """Remove whatever a killed or failed attempt left; call it with the directory claimed."""
+    """Remove what a killed or failed attempt left, but for its checkpoint; claim the directory before."""
     for entry in directory.iterdir():
-        if entry.name == LOCK:
+        if entry.name in (LOCK, CHECKPOINT):
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from ..optim import OPTIMIZERS, BatchLoss, build, complete_parameters
+from ..optim import OPTIMIZERS, build, complete_parameters
 from ..spec import OptimizerSpec, TaskSpec
+from .batch import answers, autocast, batch_losses
+from .checkpoint import Checkpoints, Course
 from .evaluate import evaluate
+from .feed import Examples
+from .parallel import Ranks
 from .schedules import factor
 from .streams import global_stream, stream, stream_seed
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Normalised float inputs and int64 labels, both on the training device."""
-
-    inputs: Tensor
-    labels: Tensor
-
-
-@dataclass
-class Training:
-    """What a training leaves: the history (one dict an epoch) and how it ended."""
-
-    history: list[dict[str, Any]] = field(default_factory=list)
-    diverged: str | None = None
-    steps: int = 0
-    gradient_evaluations: int = 0
 
 
 def train(
@@ -44,65 +29,122 @@ def train(
     seed: int,
     train_set: Examples,
     test_set: Examples,
+    *,
+    validation_set: Examples | None = None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
-) -> Training:
-    """Train ``model`` in place. Stops early, and says why, when the loss is no longer finite."""
-    result = Training()
+    measure_after: Callable[[int], Sequence[dict[str, Any]]] = lambda epoch: (),
+    generators: dict[str, torch.Generator] | None = None,
+    checkpoints: Checkpoints | None = None,
+    ranks: Ranks | None = None,
+) -> Course:
+    """Train ``model`` in place. Stops early, and says why, when the loss is no longer finite.
+
+    Args:
+        model: the network, on the device of the examples.
+        task: what the suite says about it.
+        method: the optimizer.
+        seed: of the named random streams ("order", "optimizer", "dropout").
+        train_set: what mini-batches are drawn from; with its augmentation.
+        test_set: evaluated every ``task.evaluate_every`` epochs and after the last.
+        validation_set: likewise.
+        on_epoch: told each row of the history.
+        measure_after: rows of measures after that many epochs; called for 0 too.
+        generators: further random streams that a checkpoint has to hold (the augmentation's).
+        checkpoints: where to save, and to go on from.
+        ranks: the processes that share each mini-batch.
+
+    Raises:
+        Interrupted: a stop was asked for; the checkpoint is written.
+        InvalidInput: parameters that the optimizer doesn't know.
+    """
+    ranks, checkpoints = ranks or Ranks(), checkpoints or Checkpoints()
     order = stream(seed, "order")
-    count = len(train_set.labels)
+    count, device = len(train_set), train_set.labels.device
     # Parts of nearly equal size: no example is dropped, and no batch is a remainder of two images.
     batches = max(1, round(count / task.batch_size))
-    total_steps = task.epochs * batches
     parameters = complete_parameters(
-        method.name, method.parameters, total_steps=total_steps, seed=stream_seed(seed, "optimizer")
+        method.name,
+        method.parameters,
+        total_steps=task.epochs * batches,
+        seed=stream_seed(seed, "optimizer"),
     )
-    optimizer = build(method.name, base_optimizer(model, task, method), model=model, **parameters)
+    shared = ranks.wrap(model, device)
+    network = shared if task.compile == "no" else compiled(shared, task.compile)
+    optimizer = build(method.name, base_optimizer(model, task, method), model=shared, **parameters)
+    course = Course(torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device))
+    checkpoints.attach(course, model, optimizer, {"order": order, **(generators or {})}, ranks.first)
     began = time.perf_counter()
     with global_stream(seed, "dropout"):
-        for epoch in range(1, task.epochs + 1):
+        if not checkpoints.resume():
+            course.measured += measure_after(0)
+        while course.epoch <= task.epochs and course.diverged is None:
             model.train()
-            loss_sum = torch.zeros((), device=train_set.labels.device)
-            right = torch.zeros((), dtype=torch.int64, device=train_set.labels.device)
-            for rows in torch.randperm(count, generator=order).tensor_split(batches):
-                rate = task.lr * factor(task.schedule, result.steps, total_steps)
+            if course.batch == 0:
+                course.order = torch.randperm(count, generator=order)
+                course.loss_sum.zero_()
+                course.right.zero_()
+            for rows in course.order.to(device).tensor_split(batches)[course.batch :]:
+                rate = learning_rate(task, course.steps, batches)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                x, y = train_set.inputs[rows], train_set.labels[rows]
-                at_x: list[Tensor] = []
-
-                def losses(x: Tensor = x, y: Tensor = y, at_x: list[Tensor] = at_x) -> Tensor:
-                    logits = model(x)
-                    at_x.append(logits.detach())
-                    return nn.functional.cross_entropy(logits, y, reduction="none")
-
-                loss = optimizer.step(BatchLoss(optimizer, losses))
-                loss_sum += loss * len(y)
-                right += (at_x[0].argmax(1) == y).sum()  # the first pass is the one at the weights
-                result.steps += 1
-            mean_loss = loss_sum.item() / count
-            result.gradient_evaluations = round(
-                getattr(optimizer, "gradient_evaluations", result.steps)
+                x, y = train_set.batch(ranks.share(rows))
+                scale = len(y) * ranks.count / len(rows)  # ranks' parts may differ by one example
+                parts = batch_losses(network, optimizer, x, y, task, scale)
+                loss = optimizer.step(parts if len(parts) > 1 else parts[0])
+                course.loss_sum += loss * (len(rows) / ranks.count)
+                for part in parts:
+                    if part.right is not None:
+                        course.right += part.right
+                course.steps += 1
+                course.batch += 1
+                checkpoints.tick(time.perf_counter() - began)
+            course.gradient_evaluations = round(
+                getattr(optimizer, "gradient_evaluations", course.steps)
                 + getattr(optimizer, "example_gradients", 0)
             )
+            mean_loss = ranks.sum(course.loss_sum).item() / count
             if not math.isfinite(mean_loss):
-                result.diverged = f"training loss became {mean_loss} in epoch {epoch}"
+                course.diverged = f"training loss became {mean_loss} in epoch {course.epoch}"
                 break
-            test_loss, test_accuracy = evaluate(model, test_set.inputs, test_set.labels)
-            row = {
-                "epoch": epoch,
+            row: dict[str, Any] = {
+                "epoch": course.epoch,
                 "train_loss": mean_loss,
-                "train_accuracy": right.item() / count,
-                "test_loss": test_loss,
-                "test_accuracy": test_accuracy,
+                "train_accuracy": ranks.sum(course.right).item() / course.order.numel() / answers(train_set),
                 "lr": rate,
-                "gradient_evaluations": result.gradient_evaluations,
-                "wall_seconds": time.perf_counter() - began,
+                "gradient_evaluations": course.gradient_evaluations,
             }
-            result.history.append(row)
+            if course.epoch % task.evaluate_every == 0 or course.epoch == task.epochs:
+                for name, examples in (("test", test_set), ("validation", validation_set)):
+                    if examples is not None:
+                        row[f"{name}_loss"], row[f"{name}_accuracy"] = evaluate(
+                            network, examples, autocast=autocast(task, device)
+                        )
+            row["wall_seconds"] = course.seconds + time.perf_counter() - began
+            course.history.append(row)
             on_epoch(row)
-    if result.diverged is None and not all(p.isfinite().all() for p in model.parameters()):
-        result.diverged = "a weight is not finite after the last step"
-    return result
+            course.measured += measure_after(course.epoch)
+            course.epoch, course.batch = course.epoch + 1, 0
+    course.seconds += time.perf_counter() - began
+    if course.diverged is None and not all(p.isfinite().all() for p in model.parameters()):
+        course.diverged = "a weight is not finite after the last step"
+    return course
+
+
+def learning_rate(task: TaskSpec, step: int, batches: int) -> float:
+    """The rate of a step, from 0; ``batches`` steps are an epoch."""
+    return task.lr * factor(
+        task.schedule,
+        step,
+        task.epochs * batches,
+        warmup=task.warmup_epochs * batches,
+        milestones=[epoch * batches for epoch in task.milestones],
+        decay=task.decay,
+    )
+
+
+def compiled(network: nn.Module, mode: str) -> nn.Module:
+    """The network through ``torch.compile``; its parameters are the same objects."""
+    return cast(nn.Module, torch.compile(network, mode=None if mode == "default" else mode))
 
 
 def base_optimizer(model: nn.Module, task: TaskSpec, method: OptimizerSpec) -> Optimizer:

@@ -17,6 +17,7 @@ from sharpbench.bench.run import execute
 from sharpbench.errors import RunFailed
 from sharpbench.spec import RunSpec
 from sharpbench.training.evaluate import evaluate
+from sharpbench.training.feed import Examples
 from sharpbench.training.schedules import factor
 from sharpbench.training.streams import global_stream, stream, stream_seed
 
@@ -108,9 +109,9 @@ def test_expected_loss_under_label_noise_is_that_of_soft_targets() -> None:
     expected = -(0.7 * log_p.gather(1, y[:, None]).squeeze(1))
     for other in range(1, 4):
         expected = expected - 0.1 * log_p.gather(1, ((y + other) % 4)[:, None]).squeeze(1)
-    loss, _ = evaluate(model, x, y, label_noise=0.3)
+    loss, _ = evaluate(model, Examples(x, y), label_noise=0.3)
     assert loss == pytest.approx(expected.mean().item())
-    plain, accuracy = evaluate(model, x, y)
+    plain, accuracy = evaluate(model, Examples(x, y))
     assert plain == pytest.approx(nn.functional.cross_entropy(model(x), y).item())
     assert accuracy == pytest.approx((log_p.argmax(1) == y).double().mean().item())
 
@@ -118,7 +119,7 @@ def test_expected_loss_under_label_noise_is_that_of_soft_targets() -> None:
 def test_evaluation_puts_the_training_flag_back() -> None:
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
     model.train()
-    evaluate(model, torch.randn(8, 3), torch.zeros(8, dtype=torch.int64))
+    evaluate(model, Examples(torch.randn(8, 3), torch.zeros(8, dtype=torch.int64)))
     assert model.training
     assert model[0].num_batches_tracked.item() == 0
 

@@ -1,0 +1,112 @@
+"""The files of a run directory (docs/formats.md)."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import resource
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from .. import __version__
+from ..data import TrainingSet
+from ..files import atomic_path
+from ..spec import SCHEMA_VERSION, RunSpec
+from ..training.checkpoint import Course
+
+HISTORY = (
+    "epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "validation_loss",
+    "validation_accuracy", "lr", "gradient_evaluations", "wall_seconds",
+)  # fmt: skip
+
+
+def save_frame(path: Path, frame: pd.DataFrame) -> None:
+    """Parquet, atomically."""
+    with atomic_path(path) as temporary:
+        frame.to_parquet(temporary, index=False)
+
+
+def save_history(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """One row an epoch; what was not evaluated then is missing (NaN)."""
+    frame = pd.DataFrame(list(rows), columns=list(HISTORY))
+    counted = {"epoch": "int64", "gradient_evaluations": "int64"}
+    save_frame(path, frame.astype({name: counted.get(name, "float64") for name in HISTORY}))
+
+
+def save_labels(path: Path, corrupted: TrainingSet) -> None:
+    """Which examples were trained on and with which labels, for audit."""
+    columns = {"index": corrupted.index, "label": corrupted.labels, "clean_label": corrupted.clean_labels}
+    save_frame(path, pd.DataFrame({name: values.numpy() for name, values in columns.items()}))
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Weights and buffers as safetensors, atomically."""
+    with atomic_path(path) as temporary:
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)
+
+
+def result(
+    spec: RunSpec,
+    model: nn.Module,
+    course: Course,
+    metrics: dict[str, float] | None,
+    *,
+    wall: float,
+    measuring: float,
+    examples: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """The content of ``result.json``."""
+    if metrics is not None and not all(math.isfinite(v) for v in metrics.values()):
+        course.diverged, metrics = "a loss with the final weights is not finite", None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": spec.id,
+        "status": "diverged" if course.diverged else "done",
+        "reason": course.diverged,
+        "epochs_completed": len(course.history),
+        "steps": course.steps,
+        "gradient_evaluations": course.gradient_evaluations,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "wall_seconds": wall,
+        "train_seconds": course.seconds,
+        "measure_seconds": measuring,
+        "examples_per_second": len(course.history) * examples / course.seconds if course.seconds else None,
+        "peak_memory_bytes": peak_memory(device),
+        "metrics": metrics,
+    }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the device's allocator on CUDA, else the peak resident size of this process so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def provenance(device: torch.device, ranks: int = 1) -> dict[str, Any]:
+    """Where and with what a run was made."""
+    cuda = device.type == "cuda"
+    return {
+        "sharpbench": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "ranks": ranks,
+        "process": os.getpid(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

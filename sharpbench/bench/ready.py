@@ -1,0 +1,106 @@
+"""What a RunSpec stands for, on a device: data, network, random streams."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Dataset, TrainingSet, load, training_set
+from ..models import build_model
+from ..spec import RunSpec
+from ..training.feed import Examples
+from ..training.streams import global_stream, stream, stream_seed
+
+# Below this size, images are normalised once; above, they stay uint8 and every mini-batch is normalised.
+NORMALISED_BYTES = 64 * 2**20
+
+
+@dataclass
+class Ready:
+    """Everything a run needs before its first step.
+
+    Attributes:
+        model: initial weights, on the device.
+        train_set: with the task's augmentation, labels as trained.
+        test_set: of the data set.
+        validation_set: None unless the task holds some of the training split out.
+        corrupted: indices and labels, for audit.
+        generators: random streams that a checkpoint has to hold.
+        initial: the initial weights, by name, kept only if a measure compares with them.
+    """
+
+    model: nn.Module
+    train_set: Examples
+    test_set: Examples
+    validation_set: Examples | None
+    corrupted: TrainingSet
+    generators: dict[str, torch.Generator]
+    initial: dict[str, Tensor] | None
+
+
+@lru_cache(maxsize=4)
+def loaded(dataset: str) -> Dataset:
+    """The data set; a worker runs many specs on the same."""
+    return load(dataset)
+
+
+def make_ready(spec: RunSpec, device: torch.device) -> Ready:
+    """Load, corrupt, initialise: each from a random stream of its own.
+
+    Raises:
+        InvalidInput: unknown names, or a data set that can't be had.
+    """
+    task = spec.task
+    data = loaded(task.dataset)
+    corrupted = training_set(
+        data.train,
+        data.classes,
+        label_noise=task.label_noise,
+        fraction=task.train_fraction,
+        subset_stream=stream(spec.seed, "subset"),
+        noise_stream=stream(spec.seed, "label_noise"),
+    )
+    with global_stream(spec.seed, "init"):
+        model = build_model(task.model, data.shape, data.classes)
+    model = model.to(device)
+    if task.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    compares = {"capacity", "pac_bayes"} & set(spec.measure.measures)
+    return Ready(
+        model=model,
+        train_set=on_device(data, corrupted.images, corrupted.labels, spec, device),
+        test_set=on_device(data, data.test.images, data.test.labels, spec, device),
+        validation_set=None,
+        corrupted=corrupted,
+        generators={},
+        initial={n: p.detach().clone() for n, p in model.named_parameters()} if compares else None,
+    )
+
+
+def on_device(data: Dataset, inputs: Tensor, labels: Tensor, spec: RunSpec, device: torch.device) -> Examples:
+    """A split on the device, plain: normalised now if that is small, else mini-batch by mini-batch."""
+    inputs, labels = inputs.to(device), labels.to(device)
+    if inputs.numel() * 4 <= NORMALISED_BYTES:
+        return Examples(data.normalise(inputs), labels, channels_last=spec.task.channels_last)
+    return Examples(inputs, labels, prepare=data.normalise, channels_last=spec.task.channels_last)
+
+
+def measure_settings(spec: RunSpec) -> dict[str, Any]:
+    """The arguments of ``measure()`` that a RunSpec fixes."""
+    return {
+        "measures": spec.measure.measures,
+        "hvps": spec.measure.hvps,
+        "rho": spec.measure.rho,
+        "damping": spec.measure.damping,
+        "seed": stream_seed(spec.seed, "measure_probes") % 2**31,
+    }
+
+
+def measured_rows(spec: RunSpec, count: int) -> Tensor:
+    """Which training examples define the measured surface: a seeded subset."""
+    size = min(spec.measure.examples, count)
+    return torch.randperm(count, generator=stream(spec.seed, "measure_examples"))[:size]

@@ -1,0 +1,89 @@
+"""A mini-batch's closures: what an optimizer evaluates, as often as its rule asks."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..optim import BatchLoss
+from ..spec import TaskSpec
+from .feed import Examples
+
+
+class PartLoss(BatchLoss):
+    """The closure of one part of a mini-batch; ``right`` counts the right answers of its first pass.
+
+    The first pass is the one at the weights. The count stays on the device.
+
+    Args:
+        optimizer: whose gradients to zero.
+        network: inputs → logits.
+        x: inputs.
+        y: labels, (n,), or (n, length): then an example loses the mean over its tokens.
+        task: precision and label smoothing.
+        weight: what the losses are multiplied with.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, network: nn.Module, x: Tensor, y: Tensor, task: TaskSpec, weight: float
+    ) -> None:
+        super().__init__(optimizer, self._losses)
+        self.network, self.x, self.y, self.weight = network, x, y, weight
+        self.smoothing = task.label_smoothing
+        self.cast = autocast(task, x.device)
+        self.right: Tensor | None = None
+
+    def _losses(self) -> Tensor:
+        y = self.y.flatten()
+        with self.cast:
+            logits = self.network(self.x)
+            if self.y.ndim > 1:
+                logits = logits.flatten(0, -2)
+            each = nn.functional.cross_entropy(logits, y, reduction="none", label_smoothing=self.smoothing)
+        if self.right is None:
+            self.right = (logits.detach().argmax(1) == y).sum()
+        if self.y.ndim > 1:
+            each = each.view(self.y.shape).mean(1)
+        return each if self.weight == 1.0 else each * self.weight
+
+
+def batch_losses(
+    network: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, task: TaskSpec, scale: float = 1.0
+) -> list[PartLoss]:
+    """The closures of a mini-batch, one for each of ``task.micro_batches`` parts.
+
+    The average over parts, and over ranks, is the mean over the mini-batch also when the parts differ in
+    size: a part's losses are multiplied with its size over the mean size (times ``scale``, for ranks).
+    """
+    parts = min(task.micro_batches, len(y))
+    if parts == 1:
+        return [PartLoss(optimizer, network, x, y, task, scale)]
+    return [
+        PartLoss(optimizer, network, some, labels, task, scale * len(labels) * parts / len(y))
+        for some, labels in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)
+    ]
+
+
+def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over examples, and over the tokens of each: the loss that measures are taken of.
+
+    >>> float(mean_cross_entropy(torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.int64)).exp())
+    5.0
+    """
+    return nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten())
+
+
+def autocast(task: TaskSpec, device: torch.device) -> AbstractContextManager[object]:
+    """The precision of forward passes."""
+    if task.precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def answers(examples: Examples) -> int:
+    """Answers an example asks for: 1, or the length of a text."""
+    return math.prod(examples.labels.shape[1:])
