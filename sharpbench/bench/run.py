@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 import torch
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from ..errors import Interrupted, RunFailed, SharpbenchError
@@ -50,9 +51,16 @@ def execute(
         RunFailed: the run can't be carried out; nothing in the directory says that it ended.
         Interrupted: a stop was asked for; the checkpoint is in the directory.
     """
-    began = time.perf_counter()
-    where, ranks = torch.device(device or "cpu"), ranks or Ranks()
+    # NumPy's and SciPy's threads too: they change the order of sums, and fight torch's for the cores.
     torch.set_num_threads(spec.task.threads)
+    with threadpool_limits(spec.task.threads):
+        return _execute(spec, directory, listener, torch.device(device or "cpu"), ranks or Ranks())
+
+
+def _execute(
+    spec: RunSpec, directory: Path, listener: Listener | None, where: torch.device, ranks: Ranks
+) -> str:
+    began = time.perf_counter()
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
     report = _Reporter(spec, listener)

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import SharpbenchError
-from . import check, inspect, measuring, work
+from . import check, inspect, measuring, single, work
 
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 
@@ -39,6 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(work.run)
+app.command()(single.train)
 app.command()(inspect.status)
 app.command()(work.report)
 app.command()(inspect.validate)

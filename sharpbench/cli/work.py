@@ -63,7 +63,7 @@ def run(
 
     checked = read_suite(suite, optimizer or [])
     out = out or Path("runs") / checked.name
-    settings = Settings(device=_device(device), workers=workers)
+    settings = Settings(device=chosen_device(device), workers=workers)
     if quiet:
         outcomes = run_plan(checked.plan, out, launcher.value, settings, PlainWatch(failures_only=True))
     else:
@@ -129,7 +129,12 @@ def _list_failures(plan: Plan, outcomes: list[Outcome]) -> None:
     raise typer.Exit(1)
 
 
-def _device(device: Device) -> str:
+def chosen_device(device: Device) -> str:
+    """What torch calls it.
+
+    Raises:
+        InvalidInput: CUDA was asked for and isn't there.
+    """
     import torch
 
     from ..errors import InvalidInput

@@ -71,7 +71,8 @@ def train(
     shared = ranks.wrap(model, device)
     network = shared if task.compile == "no" else compiled(shared, task.compile)
     optimizer = build(method.name, base_optimizer(model, task, method), model=shared, **parameters)
-    course = Course(torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device))
+    zero = torch.zeros((), dtype=torch.float64, device=device)
+    course = Course(loss_sum=zero, right=torch.zeros((), dtype=torch.int64, device=device))
     checkpoints.attach(course, model, optimizer, {"order": order, **(generators or {})}, ranks.first)
     began = time.perf_counter()
     with global_stream(seed, "dropout"):

@@ -17,10 +17,11 @@ from ..errors import InvalidInput
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which part of a mini-batch this process takes: rank ``rank`` of ``count``."""
+    """Which part of a mini-batch this process takes: rank ``rank`` of ``count``, ``local`` on its machine."""
 
     rank: int = 0
     count: int = 1
+    local: int = 0
 
     @property
     def first(self) -> bool:
@@ -73,6 +74,6 @@ def torchrun_ranks() -> Iterator[Ranks]:
         return
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
-        yield Ranks(dist.get_rank(), count)
+        yield Ranks(dist.get_rank(), count, int(os.environ.get("LOCAL_RANK", "0")))
     finally:
         dist.destroy_process_group()

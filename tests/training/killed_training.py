@@ -1,4 +1,4 @@
-"""A training in a process of its own, for tests that kill it: ``python killed_training.py SPEC DIRECTORY``."""
+"""A training in its own process, for tests that kill it: ``python killed_training.py SPEC DIRECTORY``."""
 
 import sys
 from pathlib import Path

@@ -116,7 +116,9 @@ def test_a_damaged_checkpoint_is_ignored(tmp_path: Path, damage: str) -> None:
         interrupt.clear()
         content = (tmp_path / "third" / "checkpoint.pt").read_bytes()
     else:
-        content = {"truncated": content[: len(content) // 2], "emptied": b"", "garbled": content[::-1]}[damage]
+        content = {"truncated": content[: len(content) // 2], "emptied": b"", "garbled": content[::-1]}[
+            damage
+        ]
     path.write_bytes(content)
     execute(spec("sam"), tmp_path / "other")
     same(tmp_path / "whole", tmp_path / "other")
