@@ -2,8 +2,10 @@
 
     python benchmarks/optimizer_step.py [--davda54 DIR] [--rounds N] [--device cuda]
 
-One process, every optimizer and peer in turn within each round (interleaved), medians over the rounds.
-A gradient is one forward and backward pass on the same mini-batch. The base optimizer's own update is
+One process, every optimizer and peer in turn within each round (interleaved, in an order drawn anew for
+each round), medians over the rounds of the ratio of a step to the gradient timed right after it. A gradient
+is one forward and backward pass on the same mini-batch. As in every run of the harness, the C library keeps
+freed memory (sharpbench.allocator); `--return-memory` leaves glibc's default, for comparison. The base optimizer's own update is
 part of a step, so sgd's row shows what it adds. Peers: pytorch_optimizer's SAM where installed,
 and davda54/sam when the folder that holds its sam.py is given. Writes benchmarks/results/optimizer_step.md
 and .csv.
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import platform
+import random
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +27,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from sharpbench.allocator import keep_freed_memory
 from sharpbench.models import build_model
 from sharpbench.optim import OPTIMIZERS, BatchLoss, build, complete_parameters
 
@@ -105,30 +109,28 @@ def measure(case: Case, rounds: int, peers: dict[str, Any]) -> pd.DataFrame:
             steps[name], counts[name] = case.ours(name)
     for name, module in peers.items():
         steps[name] = case.davda54(module) if name.startswith("davda54") else case.pytorch_optimizer(module)
-    rows = []
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    gradients: list[float] = []
-    evaluations: dict[str, list[int]] = {name: [] for name in steps}
+    timings: dict[str, list[tuple[float, float, float]]] = {name: [] for name in steps}
+    chance = random.Random(0)
     for number in range(rounds + 2):
-        for name, step in steps.items():
+        for name in chance.sample(sorted(steps), len(steps)):
             before = counts[name]() if name in counts else 0
-            seconds = timed(step, case.device)
+            seconds = timed(steps[name], case.device)
             plain = timed(case.gradient, case.device)
             if number >= 2:  # two rounds of warm-up
-                times[name].append(seconds)
-                gradients.append(plain)
-                evaluations[name].append(counts[name]() - before if name in counts else 2)
-    gradient = pd.Series(gradients).median()
+                timings[name].append((seconds, plain, counts[name]() - before if name in counts else 2))
+    rows = []
     for name in steps:
-        frame = pd.DataFrame({"seconds": times[name], "evaluations": evaluations[name]})
+        frame = pd.DataFrame(timings[name], columns=["seconds", "gradient", "evaluations"])
         # Lazy rules mix dear and cheap steps: the ratio of each step to its own evaluations, then the median.
-        ratio = (frame["seconds"] / frame["evaluations"]).median() / gradient
+        ratio = frame["seconds"] / (frame["evaluations"] * frame["gradient"])
         rows.append(
             {
                 "optimizer": name,
                 "milliseconds": 1e3 * frame["seconds"].median(),
                 "evaluations": frame["evaluations"].mean(),
-                "ratio": ratio,
+                "ratio": ratio.median(),
+                "low": ratio.quantile(0.25),
+                "high": ratio.quantile(0.75),
             }
         )
     return pd.DataFrame(rows)
@@ -139,7 +141,10 @@ def main() -> None:
     parser.add_argument("--davda54", type=Path, help="folder that holds sam.py of davda54/sam")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--return-memory", action="store_true", help="leave glibc's default")
     arguments = parser.parse_args()
+    if not arguments.return_memory:
+        keep_freed_memory()
     peers: dict[str, Any] = {}
     try:
         peers["pytorch_optimizer SAM"] = importlib.import_module("pytorch_optimizer")
@@ -170,12 +175,14 @@ def main() -> None:
     text = [
         "# Step time / (gradient evaluations x one gradient)\n\n",
         f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}; medians of interleaved ",
-        "rounds (`python benchmarks/optimizer_step.py`).\n",
+        "rounds, with quartiles (`python benchmarks/optimizer_step.py`).\n",
     ]
     for title, frame in table.groupby("case", sort=False):
-        text.append(f"\n## {title}\n\n| optimizer | ms a step | evaluations | ratio |\n|---|---|---|---|\n")
+        text.append(
+            f"\n## {title}\n\n| optimizer | ms a step | evaluations | ratio | quartiles |\n|---|---|---|---|---|\n"
+        )
         text += [
-            f"| {r.optimizer} | {r.milliseconds:.2f} | {r.evaluations:.2f} | {r.ratio:.3f} |\n"
+            f"| {r.optimizer} | {r.milliseconds:.2f} | {r.evaluations:.2f} | {r.ratio:.3f} | {r.low:.3f}, {r.high:.3f} |\n"
             for r in frame.itertuples()
         ]
     (RESULTS / f"{stem}.md").write_text("".join(text))

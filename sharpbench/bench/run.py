@@ -11,6 +11,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
 
+from ..allocator import keep_freed_memory
 from ..errors import Interrupted, RunFailed, SharpbenchError
 from ..files import write_json
 from ..sharpness import Card, measure
@@ -51,6 +52,7 @@ def execute(
         RunFailed: the run can't be carried out; nothing in the directory says that it ended.
         Interrupted: a stop was asked for; the checkpoint is in the directory.
     """
+    keep_freed_memory()
     # NumPy's and SciPy's threads too: they change the order of sums, and fight torch's for the cores.
     torch.set_num_threads(spec.task.threads)
     with threadpool_limits(spec.task.threads):
