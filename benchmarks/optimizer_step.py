@@ -179,10 +179,12 @@ def main() -> None:
     ]
     for title, frame in table.groupby("case", sort=False):
         text.append(
-            f"\n## {title}\n\n| optimizer | ms a step | evaluations | ratio | quartiles |\n|---|---|---|---|---|\n"
+            f"\n## {title}\n\n| optimizer | ms a step | evaluations | ratio | quartiles |\n"
+            "|---|---|---|---|---|\n"
         )
         text += [
-            f"| {r.optimizer} | {r.milliseconds:.2f} | {r.evaluations:.2f} | {r.ratio:.3f} | {r.low:.3f}, {r.high:.3f} |\n"
+            f"| {r.optimizer} | {r.milliseconds:.2f} | {r.evaluations:.2f} | {r.ratio:.3f} "
+            f"| {r.low:.3f}, {r.high:.3f} |\n"
             for r in frame.itertuples()
         ]
     (RESULTS / f"{stem}.md").write_text("".join(text))
