@@ -4,11 +4,11 @@
 
 One process, every optimizer and peer in turn within each round (interleaved, in an order drawn anew for
 each round), medians over the rounds of the ratio of a step to the gradient timed right after it. A gradient
-is one forward and backward pass on the same mini-batch. As in every run of the harness, the C library keeps
-freed memory (sharpbench.allocator); `--return-memory` leaves glibc's default, for comparison. The base optimizer's own update is
-part of a step, so sgd's row shows what it adds. Peers: pytorch_optimizer's SAM where installed,
-and davda54/sam when the folder that holds its sam.py is given. Writes benchmarks/results/optimizer_step.md
-and .csv.
+is one forward and backward pass on the same mini-batch.
+As in every run of the harness, the C library keeps freed memory (sharpbench.allocator);
+`--return-memory` leaves glibc's default, for comparison. Peers: pytorch_optimizer's SAM where installed,
+and davda54/sam when the folder that holds its sam.py is given. The three SAMs are also timed by themselves,
+in many more rounds. Writes benchmarks/results/optimizer_step.md and .csv.
 """
 
 from __future__ import annotations
@@ -101,12 +101,11 @@ class Case:
         return step
 
 
-def measure(case: Case, rounds: int, peers: dict[str, Any]) -> pd.DataFrame:
+def measure(case: Case, rounds: int, names: list[str], peers: dict[str, Any]) -> pd.DataFrame:
     steps: dict[str, Callable[[], Any]] = {}
     counts: dict[str, Callable[[], int]] = {}
-    for name, entry in OPTIMIZERS.items():
-        if not entry.needs_object:
-            steps[name], counts[name] = case.ours(name)
+    for name in names:
+        steps[name], counts[name] = case.ours(name)
     for name, module in peers.items():
         steps[name] = case.davda54(module) if name.startswith("davda54") else case.pytorch_optimizer(module)
     timings: dict[str, list[tuple[float, float, float]]] = {name: [] for name in steps}
@@ -163,10 +162,12 @@ def main() -> None:
     frames = []
     for title, (model, shape, batch) in cases.items():
         rounds = arguments.rounds * (10 if model == "mlp" else 1)
-        frame = measure(Case(model, shape, batch, arguments.device), rounds, peers)
-        frame.insert(0, "case", title)
-        print(frame.to_string(index=False, float_format="%.3f"), flush=True)
-        frames.append(frame)
+        every = [name for name, entry in OPTIMIZERS.items() if not entry.needs_object]
+        for names, times, what in ((every, 1, ""), (["sam"], 3, ", SAM alone")):
+            frame = measure(Case(model, shape, batch, arguments.device), times * rounds, names, peers)
+            frame.insert(0, "case", title + what)
+            print(frame.to_string(index=False, float_format="%.3f"), flush=True)
+            frames.append(frame)
     table = pd.concat(frames)
     device = torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU"
     stem = "optimizer_step_cuda" if cuda else "optimizer_step"

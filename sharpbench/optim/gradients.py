@@ -60,6 +60,16 @@ def combine(*terms: tuple[float | Tensor, Gradients]) -> Gradients:
     >>> combine((2.0, [torch.tensor([1.0]), None]), (1.0, [torch.tensor([3.0]), None]))
     [tensor([5.]), None]
     """
+    if not any(g is None for _, gradients in terms for g in gradients):
+        (first, start), *others = terms
+        sums = torch._foreach_mul([g for g in start if g is not None], first)
+        for coefficient, gradients in others:
+            there = [g for g in gradients if g is not None]
+            if isinstance(coefficient, Tensor):
+                torch._foreach_add_(sums, torch._foreach_mul(there, coefficient))
+            else:
+                torch._foreach_add_(sums, there, alpha=coefficient)
+        return list(sums)
     total: Gradients = [None] * len(terms[0][1])
     for coefficient, gradients in terms:
         present = [i for i, g in enumerate(gradients) if g is not None]

@@ -51,37 +51,46 @@ class MSAM(SharpnessAware):
         params, momenta = self._momenta()
         if not params:
             return self.evaluate(closures)
-        norm = global_norm(momenta)
-        own = "rho" not in self.base.defaults
-        scales = [
-            -radius_over(norm, self._groups[p].get("rho", self.rho) if own else self.rho).to(
-                p.device, p.dtype
-            )
-            for p in params
-        ]
-        e = list(torch._foreach_mul(momenta, scales))
+        e = self._ascent(params, momenta)
         # The only pass of the step: its buffers and random numbers are the ones to keep.
         with self._perturbation.of(params, e):
             loss, handed = self.evaluate(closures)
         if self.decay_at == "perturbed":
-            moved = dict(zip(params, e, strict=True))
-            handed = [
-                self._decayed(p, g, moved[p]) if g is not None and p in moved else g
-                for p, g in zip(self.parameters(), handed, strict=True)
-            ]
+            handed = self._decayed(handed, dict(zip(params, e, strict=True)))
         return loss, handed
 
-    def _decayed(self, p: Tensor, gradient: Tensor, e: Tensor) -> Tensor:
+    def _ascent(self, params: list[Tensor], momenta: list[Tensor]) -> list[Tensor]:
+        norm = global_norm(momenta)
+        own = "rho" not in self.base.defaults
+        common = -radius_over(norm, self.rho)
+        alike = all(p.device == norm.device and p.dtype == norm.dtype for p in params)
+        if alike and not any(own and "rho" in group for group in self.param_groups):
+            return list(torch._foreach_mul(momenta, common))
+        radii = [self._groups[p].get("rho", self.rho) if own else self.rho for p in params]
+        scales = [-radius_over(norm, rho).to(p.device, p.dtype) for p, rho in zip(params, radii, strict=True)]
+        return list(torch._foreach_mul(momenta, scales))
+
+    def _decayed(self, handed: Gradients, moved: dict[Tensor, Tensor]) -> Gradients:
         """Weight decay also of e: in the gradient, or after the step where the base decouples it (AdamW)."""
-        group = self._groups[p]
-        decay = group.get("weight_decay", 0.0)
-        if not decay:
-            return gradient
-        if group.get("decoupled_weight_decay", isinstance(self.base, torch.optim.AdamW)):
-            self._late.append((p, e * (-group["lr"] * decay / self._closures_of_step())))
-            return gradient
-        decayed: Tensor = gradient + decay * e
-        return decayed
+        places = {p: i for i, p in enumerate(self.parameters())}
+        result = list(handed)
+        for group in self.param_groups:
+            decay = group.get("weight_decay", 0.0)
+            members = [
+                (i, g, moved[p])
+                for p in group["params"]
+                if p in moved and (i := places.get(p)) is not None and (g := handed[i]) is not None
+            ]
+            if not decay or not members:
+                continue
+            if group.get("decoupled_weight_decay", isinstance(self.base, torch.optim.AdamW)):
+                share = -group["lr"] * decay / self._closures_of_step()
+                self._late += [(self.parameters()[i], e * share) for i, _, e in members]
+                continue
+            decayed = torch._foreach_add([g for _, g, _ in members], [e for *_, e in members], alpha=decay)
+            for (i, _, _), gradient in zip(members, decayed, strict=True):
+                result[i] = gradient
+        return result
 
     def _closures_of_step(self) -> int:
         return self._closures if self.m_sharpness else 1
