@@ -61,6 +61,8 @@ class MSAM(SharpnessAware):
         ]
         e = list(torch._foreach_mul(momenta, scales))
         # The only pass of the step: its buffers and random numbers are the ones to keep.
+        if self.log is not None:
+            self.log.look(params, e, self.parameters())
         with self._perturbation.of(params, e):
             loss, handed = self.evaluate(closures)
         if self.decay_at == "perturbed":
