@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from ..checks import check_flag, check_number
 from ..errors import InvalidInput
@@ -21,7 +22,7 @@ from .guards import BufferGuard, RandomGuard
 from .perturb import Perturbation
 from .ranks import mean_over_ranks
 from .scaling import LossScale, Overflow
-from .state import OWN_KEY, own_state, require_own_state, restore_own_state
+from .state import OWN_KEY, own_state, require_own_state, restore_memories, restore_own_state
 
 Closure = Callable[[], Tensor]
 
@@ -51,7 +52,7 @@ class SharpnessAware(Optimizer):
         same_rng: all passes of a step draw the same random numbers (dropout masks).
         m_sharpness: with a list of closures, apply the whole rule to each part and average the handed
             gradients (m-sharpness, arXiv 2010.01412 section 4.1), instead of accumulating first.
-        diagnostics: gather what ``self.diagnostics.read()`` reports (see ``Diagnostics``).
+        diagnostics: gather what ``self.diagnostics()`` reports; ``record_diagnostics`` switches it later.
         scaler: a ``torch.amp.GradScaler`` for fp16 autocast. ``BatchLoss`` closures scale by themselves;
             others call ``scaler.scale(loss).backward()`` and return the unscaled loss. ``step`` unscales,
             steps and updates it.
@@ -88,13 +89,15 @@ class SharpnessAware(Optimizer):
         self.base = base
         self.model = model
         self.buffers = BufferGuard(model)
-        self.diagnostics = Diagnostics() if check_flag("diagnostics", diagnostics) else None
+        #: where ``diagnostics`` come from; None while nothing is recorded
+        self.log = Diagnostics() if check_flag("diagnostics", diagnostics) else None
         self.scale = LossScale(scaler) if scaler is not None and scaler.is_enabled() else None
         self.steps = 0
         self.evaluation_share = 0.0
         #: gradients of single examples (Fisher masks), each through the graph of the whole mini-batch
         self.example_gradients = 0
         self._perturbation = Perturbation()
+        self._params_of_step: list[Tensor] | None = None
         super().__init__(base.param_groups, dict(base.defaults))
         if not self.parameters():
             raise InvalidInput("base has no trainable parameters (is every requires_grad False?)")
@@ -123,7 +126,6 @@ class SharpnessAware(Optimizer):
 
     # -- the step ----------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def step(self, closure: Closure | Sequence[Closure] | None = None) -> Tensor:  # type: ignore[override]
         """One update. Returns the loss at x, detached.
 
@@ -137,6 +139,14 @@ class SharpnessAware(Optimizer):
         >>> float(opt.step(closure)), weight.item()
         (1.0, 0.5)
         """
+        # torch wraps every optimizer's step for its hooks and profiler; here only while one of them watches.
+        if _is_watched(self):
+            watched: Callable[..., Tensor] = Optimizer.profile_hook_step(type(self)._step)
+            return watched(self, closure)
+        return self._step(closure)
+
+    @torch.no_grad()
+    def _step(self, closure: Closure | Sequence[Closure] | None = None) -> Tensor:
         closures = [closure] if callable(closure) else list(closure or ())
         if not closures:
             raise InvalidInput(
@@ -145,45 +155,53 @@ class SharpnessAware(Optimizer):
             )
         self.begin_step()
         self._closures = len(closures)
-        params = self.parameters()
-        # Only an fp16 overflow takes a step back, so only then are the memories worth a copy.
-        before = own_state(self)["components"] if self.scale is not None else {}
+        # One walk over the groups a step: between steps, groups and requires_grad may change.
+        self._params_of_step = None
+        params = self._params_of_step = self.parameters()
         try:
-            loss, handed = self._all_parts(closures)
-        except Overflow as overflow:
-            assert self.scale is not None
-            for name, part in self.components().items():
-                part.load_state_dict(before[name], self.all_parameters())
-            self.begin_step()
-            self.scale.skip(self.base, params)
-            return overflow.loss if self._loss_at_x is None else self._loss_at_x
-        if self.scale is not None:
-            self.scale.step(self.base, handed, params)
-        else:
-            for p, gradient in zip(params, handed, strict=True):
-                p.grad = gradient
-            self.base.step()
-        self.after_base_step()
+            self._random = RandomGuard({p.device for p in params}, self.same_rng)
+            # Only an fp16 overflow takes a step back, so only then are the memories worth a copy.
+            before = own_state(self) if self.scale is not None else {}
+            try:
+                loss, handed = self._all_parts(closures)
+            except Overflow as overflow:
+                return self._taken_back(overflow, before)
+            if self.scale is not None:
+                self.scale.step(self.base, handed, params)
+            else:
+                for p, gradient in zip(params, handed, strict=True):
+                    p.grad = gradient
+                self.base.step()
+            self.after_base_step()
+        finally:
+            self._params_of_step = None
         self.steps += 1
         return loss
 
+    def _taken_back(self, overflow: Overflow, before: dict[str, Any]) -> Tensor:
+        assert self.scale is not None
+        restore_memories(self, before)
+        self.begin_step()
+        self.scale.skip(self.base, self.parameters())
+        return overflow.loss if self._loss_at_x is None else self._loss_at_x
+
     def _all_parts(self, closures: list[Closure]) -> tuple[Tensor, Gradients]:
-        parts = [[c] for c in closures] if self.m_sharpness else [closures]
-        loss, handed = self._passes(parts[0])
-        for part in parts[1:]:
-            more_loss, more = self._passes(part)
+        if not self.m_sharpness or len(closures) == 1:
+            return self._passes(closures)
+        loss, handed = self._passes(closures[:1])
+        for closure in closures[1:]:
+            more_loss, more = self._passes([closure])
             loss = loss + more_loss
             handed = add(handed, more)
-        if len(parts) > 1:
-            loss = loss / len(parts)
-            torch._foreach_div_([g for g in handed if g is not None], float(len(parts)))
-        return loss, handed
+        torch._foreach_div_([g for g in handed if g is not None], float(len(closures)))
+        return loss / len(closures), handed
 
     def _passes(self, closures: Sequence[Closure]) -> tuple[Tensor, Gradients]:
-        self._random = RandomGuard({p.device for p in self.parameters()}, self.same_rng)
         self._random_at_x = self._random.state()
         self._random_after: list[Tensor] | None = None
         self._loss_at_x: Tensor | None = None
+        if self.log is not None:
+            self.log.begin()
         try:
             return self.handed_gradient(closures)
         finally:
@@ -192,40 +210,83 @@ class SharpnessAware(Optimizer):
 
     def evaluate(self, closures: Sequence[Closure]) -> tuple[Tensor, Gradients]:
         """Mean loss and gradient at the present weights; takes the gradients out of ``p.grad``."""
-        total: Tensor | None = None
-        gradients: Gradients = []
-        ddp = self.model if len(closures) > 1 and isinstance(self.model, DistributedDataParallel) else None
-        with nullcontext() if ddp is None else ddp.no_sync():
-            for closure in closures:
-                with torch.enable_grad():
-                    loss = closure()
-                if not isinstance(loss, Tensor):
-                    raise InvalidInput(
-                        f"the closure must return the loss as a tensor, but returned {type(loss).__name__}"
-                    )
-                self.evaluation_share += 1 / self._closures
-                taken = take(self.parameters())
-                if self.scale is not None:
-                    self.scale.unscale(taken, loss.detach())
-                total = loss.detach() if total is None else total + loss.detach()
-                gradients = add(gradients, taken) if gradients else taken
-        if len(closures) > 1:
-            torch._foreach_div_([g for g in gradients if g is not None], float(len(closures)))
-            total = None if total is None else total / len(closures)
-        if ddp is not None:
-            mean_over_ranks([g for g in gradients if g is not None])
-        assert total is not None
+        if len(closures) == 1:
+            total, gradients = self._evaluated(closures[0])
+        else:
+            total, gradients = self._accumulated(closures)
         if self._random_after is None:
             self._random_after, self._loss_at_x = self._random.state(), total
+            if self.log is not None:
+                self.log.gradient(self.parameters(), gradients)
         return total, gradients
+
+    def _evaluated(self, closure: Closure) -> tuple[Tensor, Gradients]:
+        with torch.enable_grad():
+            loss = closure()
+        if not isinstance(loss, Tensor):
+            raise InvalidInput(
+                f"the closure must return the loss as a tensor, but returned {type(loss).__name__}"
+            )
+        loss = loss.detach()
+        self.evaluation_share += 1 / self._closures
+        gradients = take(self.parameters())
+        if self.scale is not None:
+            self.scale.unscale(gradients, loss)
+        return loss, gradients
+
+    def _accumulated(self, closures: Sequence[Closure]) -> tuple[Tensor, Gradients]:
+        ddp = self.model if isinstance(self.model, DistributedDataParallel) else None
+        with nullcontext() if ddp is None else ddp.no_sync():
+            total, gradients = self._evaluated(closures[0])
+            for closure in closures[1:]:
+                loss, more = self._evaluated(closure)
+                total = total + loss
+                gradients = add(gradients, more)
+        present = [g for g in gradients if g is not None]
+        torch._foreach_div_(present, float(len(closures)))
+        if ddp is not None:
+            mean_over_ranks(present)
+        return total / len(closures), gradients
 
     def evaluate_at(
         self, params: Sequence[Tensor], e: Sequence[Tensor], closures: Sequence[Closure]
     ) -> tuple[Tensor, Gradients]:
         """Mean loss and gradient at ``x + e``; x, buffers and random streams are put back."""
-        with self._perturbation.of(params, e), self.buffers.frozen():
-            self._random.set(self._random_at_x)
-            return self.evaluate(closures)
+        if self.log is not None:
+            self.log.look(params, e, self.parameters())
+        saved = self.buffers.save()
+        try:
+            with self._perturbation.of(params, e):
+                self._random.set(self._random_at_x)
+                return self.evaluate(closures)
+        finally:
+            saved.put_back()
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Means over the steps since the last call, by name (``Diagnostics`` lists them).
+
+        0-dim float64 tensors on the device of the weights: neither a step nor this call waits for the
+        device. Empty before the first step and where nothing is recorded, which then costs nothing.
+
+        >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> opt = SharpnessAware(torch.optim.SGD([weight], lr=0.1), diagnostics=True)
+        >>> def closure():
+        ...     opt.zero_grad()
+        ...     loss = (weight**2).sum() / 2
+        ...     loss.backward()
+        ...     return loss
+        >>> loss = opt.step(closure)
+        >>> opt.diagnostics()["gradient_norm"], opt.diagnostics()
+        (tensor(5., dtype=torch.float64), {})
+        """
+        return {} if self.log is None else self.log.read()
+
+    def record_diagnostics(self, active: bool = True) -> None:
+        """Begin to gather diagnostics, or stop and forget those gathered."""
+        if not check_flag("active", active):
+            self.log = None
+        elif self.log is None:
+            self.log = Diagnostics()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's, without its profiling hooks: a step may call it several times."""
@@ -249,8 +310,10 @@ class SharpnessAware(Optimizer):
     # -- parameters and state ----------------------------------------------------------------------
 
     def parameters(self) -> list[Tensor]:
-        """All trainable parameters, in the order of the groups."""
-        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        """All trainable parameters, in the order of the groups (within a step: one list, not to be changed)."""
+        if self._params_of_step is not None:
+            return self._params_of_step
+        return [p for group in self.base.param_groups for p in group["params"] if p.requires_grad]
 
     def all_parameters(self) -> list[Tensor]:
         """All parameters, frozen ones included: the positions that ``state_dict`` counts by."""
@@ -309,3 +372,18 @@ class SharpnessAware(Optimizer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(rho={self.rho}, base={type(self.base).__name__})"
+
+
+def _is_watched(optimizer: Optimizer) -> bool:
+    """Whether step hooks are registered, on this optimizer or on all, or a profiler runs."""
+    return bool(
+        optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
+        or torch.autograd._profiler_enabled()
+    )
+
+
+# torch wraps a step that does not say so once more.
+vars(SharpnessAware)["step"].hooked = True

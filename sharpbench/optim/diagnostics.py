@@ -2,80 +2,111 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from .components import Component
 from .norms import global_norm
 
 
-class Diagnostics:
-    """Means of scalars over steps. ``add`` never synchronises with the host; ``read`` does, once.
+class Diagnostics(Component):
+    """Means of scalars over steps. Nothing here waits for the device, ``read`` included.
 
     =========================  ==========================================================================
-    ``perturbation_norm``      ||e||
-    ``participation_ratio``    (sum e_i^2)^2 / sum e_i^4, the number of weights that share e
-    ``ascent_cosine``          <e, g> / (||e|| ||g||)
-    ``inverse_constraint_max`` max |D^-1|, the D_0 of arXiv 2501.06603, Theorem 1 (constraint methods)
-    ``gradient_norm``          ||g||
+    ``gradient_norm``          ||g||, g the gradient of the step's first pass
     ``gradient_snr``           ||grad f||^2 / E||g - grad f||^2, from <g_t, g_(t-1)>, whose mean is
                                ||grad f||^2 for independent mini-batches, and ||g_t||^2: the ratio of
-                               their means over the steps read
-    ``second_looks``           share of steps that took the second gradient
+                               their means over the steps read (from the second step on; inf without noise)
+    ``second_looks``           share of steps that took a gradient away from x (1 - it: the lazy steps)
+    ``perturbation_norm``      ||e||; of a step that looks several times, the first e
+    ``participation_ratio``    (sum e_i^2)^2 / sum e_i^4, the number of weights that share e
+    ``ascent_cosine``          <e, g> / (||e|| ||g||), 0 where either is 0
+    ``inverse_constraint_max`` max |D^-1|, the D_0 of arXiv 2501.06603, Theorem 1 (constraint methods)
     =========================  ==========================================================================
+
+    The mean of a name is over the steps that reported it: those of e are over the steps that looked. Under
+    m-sharpness each part of a mini-batch reports. Under data parallelism, what this rank saw.
 
     Example:
         >>> log = Diagnostics()
         >>> log.add("perturbation_norm", torch.tensor(1.0))
         >>> log.add("perturbation_norm", torch.tensor(3.0))
         >>> log.read(), log.read()
-        ({'perturbation_norm': 2.0}, {})
+        ({'perturbation_norm': tensor(2., dtype=torch.float64)}, {})
     """
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-        self._previous: list[Tensor] = []
+        super().__init__()
+        self._at_x: list[Tensor | None] = []
+        self._looked = True
 
-    def add(self, name: str, value: Tensor) -> None:
+    def add(self, name: str, value: Tensor, weight: int = 1) -> None:
         """One more value of a scalar."""
         value = value.detach().double()
-        self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._counts[name] = self._counts.get(name, 0) + 1
+        total, count = self.scalars.get(name), self.scalars.get(f"{name}.count", 0)
+        self.scalars[name] = value if total is None else total + value
+        self.scalars[f"{name}.count"] = count + weight
 
-    def gradient(self, gradients: Sequence[Tensor], looked: bool) -> None:
-        """The gradient at x of a step, and whether the step takes a second look."""
-        norm = global_norm(gradients)
+    def begin(self) -> None:
+        """The passes of a step begin."""
+        self._looked = False
+        self._at_x = []
+
+    def gradient(self, params: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+        """The gradient of the first pass, one entry per parameter."""
+        pairs = [(p, g) for p, g in zip(params, gradients, strict=True) if g is not None]
+        self._at_x = list(gradients)
+        if not pairs:
+            return
+        present = [g for _, g in pairs]
+        norm = global_norm(present)
         self.add("gradient_norm", norm)
-        self.add("second_looks", torch.full_like(norm, float(looked)))
-        same = len(self._previous) == len(gradients) and all(
-            a.shape == b.shape for a, b in zip(self._previous, gradients, strict=True)
-        )
-        if same:
-            products = torch._foreach_mul(self._previous, list(gradients))
-            self.add("_signal", torch.stack([p.sum() for p in products]).sum())
-            self.add("_power", norm**2)
-        self._previous = [g.detach().clone() for g in gradients]
+        # Counted as not looking until it does.
+        self.add("second_looks", torch.full_like(norm, float(self._looked)))
+        known = self.memory.get("previous", {})
+        if len(known) == len(pairs) and all(p in known for p, _ in pairs):
+            self.add("_signal", _inner([known[p] for p, _ in pairs], present))
+            self.add("_power", norm.double() ** 2)
+        self.memory["previous"] = {p: g.detach().clone() for p, g in pairs}
 
-    def perturbation(self, e: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-        """The perturbation of a step that took one."""
-        e = list(e)
+    def look(self, params: Sequence[Tensor], e: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
+        """The weights ``params`` move by e; ``parameters`` are those that ``gradient`` was told of."""
+        if self._looked:
+            return
+        self._looked = True
         length = global_norm(e)
-        fourth = torch.stack([(t.double() ** 4).sum() for t in e]).sum()
-        along = torch.stack([t.sum() for t in torch._foreach_mul(e, list(gradients))]).sum()
-        tiny = torch.finfo(length.dtype).tiny
         self.add("perturbation_norm", length)
+        fourth = torch.stack([(t.double() ** 4).sum().to(length.device) for t in e]).sum()
         self.add("participation_ratio", length.double() ** 4 / fourth.clamp_min(1e-300))
-        self.add("ascent_cosine", along / (length * global_norm(gradients)).clamp_min(tiny))
+        if not self._at_x:  # a rule that perturbs before its only pass
+            return
+        self.add("second_looks", torch.ones_like(length), weight=0)
+        of = dict(zip(parameters, self._at_x, strict=True))
+        pairs = [(t, g) for t, g in ((t, of.get(p)) for p, t in zip(params, e, strict=True)) if g is not None]
+        norm = global_norm([g for _, g in pairs])
+        along = _inner([t for t, _ in pairs], [g for _, g in pairs])
+        both = length.double() * norm.double()
+        self.add("ascent_cosine", torch.where(both > 0, along / torch.where(both > 0, both, 1.0), 0.0))
+        self._at_x = []
 
-    def read(self) -> dict[str, float]:
-        """The means since the last reading, which starts them anew; the only host synchronisation."""
-        means = {name: (total / self._counts[name]).item() for name, total in self._sums.items()}
-        self._sums, self._counts = {}, {}
+    def read(self) -> dict[str, Tensor]:
+        """The means since the last reading, which starts them anew; 0-dim float64 tensors on the device."""
+        scalars, self.scalars = self.scalars, {}
+        means = {
+            name: total / scalars[f"{name}.count"]
+            for name, total in scalars.items()
+            if not name.endswith(".count")
+        }
         signal, power = means.pop("_signal", None), means.pop("_power", None)
         if signal is not None and power is not None:
             noise = power - signal
-            means["gradient_snr"] = max(signal, 0.0) / noise if noise > 0 else math.inf
+            means["gradient_snr"] = torch.where(noise > 0, signal.clamp_min(0.0) / noise, torch.inf)
         return means
+
+
+def _inner(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+    products = [t.sum() for t in torch._foreach_mul(list(left), list(right))]
+    total: Tensor = torch.stack([t.to(products[0].device) for t in products]).sum()
+    return total.double()

@@ -22,45 +22,63 @@ class BufferGuard:
     def __init__(self, model: nn.Module | None = None) -> None:
         self.model = model
 
+    def save(self) -> SavedBuffers:
+        """The buffers as they are; whoever calls this puts them back in a ``finally``."""
+        return SavedBuffers(self.model)
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Re-entrant and exception-safe: buffers after the block equal those before it, bitwise."""
-        saved: list[tuple[nn.Module, str, Tensor, Tensor]] = []
-        seen: set[int] = set()
-
-        def remember(root: nn.Module) -> None:
-            for module in root.modules():
-                if id(module) in seen:
-                    continue
-                seen.add(id(module))
-                for name, buffer in module._buffers.items():
-                    if buffer is not None:
-                        saved.append((module, name, buffer, buffer.detach().clone()))
-
-        def before_forward(module: nn.Module, args: object) -> None:
-            if id(module) not in seen:
-                remember(module)
-
-        with ExitStack() as stack:
-            stack.callback(_put_back, saved)
-            if self.model is not None:
-                remember(self.model)
-            else:
-                # torch.compile warns that a global hook fires once more for the compiled module; here that
-                # is harmless, since a module is remembered once.
-                stack.enter_context(warnings.catch_warnings())
-                warnings.filterwarnings("ignore", message=".*when there are global hooks on modules")
-                hook = nn.modules.module.register_module_forward_pre_hook(before_forward)
-                stack.callback(hook.remove)
+        saved = self.save()
+        try:
             yield
+        finally:
+            saved.put_back()
 
 
-@torch.no_grad()
-def _put_back(saved: list[tuple[nn.Module, str, Tensor, Tensor]]) -> None:
-    if saved:
-        torch._foreach_copy_([buffer for _, _, buffer, _ in saved], [value for *_, value in saved])
-    for module, name, buffer, _ in saved:
-        module._buffers[name] = buffer
+class SavedBuffers:
+    """Copies of a module's buffers, or of those of every module that runs until they are put back."""
+
+    def __init__(self, model: nn.Module | None) -> None:
+        self._buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
+        self._seen: set[nn.Module] = set()
+        self._watch = ExitStack()
+        if model is not None:
+            self._remember(model)
+            return
+        # torch.compile warns that a global hook fires once more for the compiled module; here that
+        # is harmless, since a module is remembered once.
+        self._watch.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", message=".*when there are global hooks on modules")
+        hook = nn.modules.module.register_module_forward_pre_hook(self._before_forward)
+        self._watch.callback(hook.remove)
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Restore values and bindings, and stop watching."""
+        self._watch.close()
+        if self._buffers:
+            torch._foreach_copy_([b for _, _, b, _ in self._buffers], [v for *_, v in self._buffers])
+        for module, name, buffer, _ in self._buffers:
+            module._buffers[name] = buffer
+
+    def _before_forward(self, module: nn.Module, args: object) -> None:
+        if module not in self._seen:
+            self._remember(module)
+
+    def _remember(self, root: nn.Module) -> None:
+        # Module.modules() is a generator in a generator for each level: this walk is run every step.
+        ahead: list[nn.Module | None] = [root]
+        while ahead:
+            module = ahead.pop()
+            if module is None or module in self._seen:
+                continue
+            self._seen.add(module)
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    self._buffers.append((module, name, buffer, buffer.detach().clone()))
+            if module._modules:
+                ahead.extend(module._modules.values())
 
 
 class RandomGuard:

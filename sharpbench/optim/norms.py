@@ -36,7 +36,7 @@ def radius_over(norm: Tensor, rho: float | Tensor) -> Tensor:
     tensor(0.)
     """
     # A floor that no honest norm reaches.
-    return rho / norm.clamp_min(FLOORS[norm.dtype])
+    return norm.clamp_min(FLOORS[norm.dtype]).reciprocal_().mul_(rho)
 
 
 def split_like(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
@@ -48,22 +48,21 @@ def split_like(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 def largest(scores: Tensor, count: int) -> Tensor:
     """Boolean mask of the ``count`` largest of a vector, the first ones among equals.
 
-    A selection, not a sort: ``topk`` of half the entries takes four times as long. On the CPU it is NumPy's,
-    five times as fast as ``kthvalue`` where the processor has AVX-512.
+    A selection, not a sort, and on a CPU numpy's, which is vectorised: on 700 000 numbers it takes a tenth of
+    the time of ``torch.kthvalue``, which takes a quarter of that of ``topk``.
 
     >>> largest(torch.tensor([2.0, 1.0, 2.0, 2.0]), 2)
     tensor([ True, False,  True, False])
     """
     place = len(scores) - count
-    if scores.device.type == "cpu":
-        values = scores.detach().numpy()
-        threshold = np.partition(values, place)[place]
-        chosen = values >= threshold
-        surplus = int(np.count_nonzero(chosen)) - count
-        if surplus > 0:  # equals of the threshold: the last ones go
-            chosen[np.flatnonzero(values == threshold)[-surplus:]] = False
-        return torch.from_numpy(chosen)
-    # No branch on the data here: it would wait for the device.
-    at = scores.kthvalue(place + 1).values
-    above, ties = scores > at, scores == at
-    return above | (ties & (ties.cumsum(0) <= count - above.sum()))
+    if scores.device.type != "cpu":
+        threshold = scores.kthvalue(place + 1).values
+        above = scores > threshold
+        ties = scores == threshold
+        return above | (ties & (ties.cumsum(0) <= count - above.sum()))
+    threshold = torch.from_numpy(np.partition(scores.detach().numpy(), place))[place]
+    mask = scores >= threshold
+    surplus = int(mask.count_nonzero()) - count
+    if surplus > 0:  # equals of the threshold, the last of which are left out
+        mask[(scores == threshold).nonzero()[-surplus:]] = False
+    return mask

@@ -21,17 +21,18 @@ class Perturbation:
 
     @contextmanager
     def of(self, params: Sequence[Tensor], e: Sequence[Tensor]) -> Iterator[None]:
-        """``params`` are ``x + e`` inside the block and x after it, also when the block raises."""
+        """``params`` are ``x + e`` inside the block and x after it, also when the block raises.
+
+        Called, as all of a step runs, under ``torch.no_grad()``.
+        """
         params = list(params)
-        with torch.no_grad():
-            copies = [self._copy_of(p) for p in params]
-            torch._foreach_copy_(copies, params)
-            torch._foreach_add_(params, list(e))
+        copies = [self._copy_of(p) for p in params]
+        torch._foreach_copy_(copies, params)
         try:
+            torch._foreach_add_(params, list(e))
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(params, copies)
+            torch._foreach_copy_(params, copies)
 
     def _copy_of(self, p: Tensor) -> Tensor:
         found = self._copies.get(p)

@@ -128,10 +128,10 @@ class PreSAM(SharpnessAware):
     def _inverse(self, params: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
         assert self.constraint is not None
         inverse = self.constraint.inverse(params, gradients)
-        if self.adapt or self.diagnostics is not None:
+        if self.adapt or self.log is not None:
             largest = torch.stack(torch._foreach_norm(inverse, float("inf"))).max()
-            if self.diagnostics is not None:
-                self.diagnostics.add("inverse_constraint_max", largest)
+            if self.log is not None:
+                self.log.add("inverse_constraint_max", largest)
             if self.adapt:
                 seen = self.constraint.scalars.get("largest_inverse", largest)
                 self.constraint.scalars["largest_inverse"] = torch.maximum(seen.to(largest.device), largest)
@@ -166,14 +166,10 @@ class PreSAM(SharpnessAware):
         # One decision a step, also when the rule is applied to several parts of the mini-batch.
         if params and self._decision is None:
             self._decision = self.looks(gradients)
-        if self.diagnostics is not None and params:
-            self.diagnostics.gradient(gradients, bool(self._decision))
         if not params or not self._decision:
             return loss, self.descend(at_x, None)
-        keep = self._reads_gradient or self.diagnostics is not None
+        keep = self._reads_gradient or self.log is not None
         e = self.perturbation(params, gradients, overwrite=not keep)
-        if self.diagnostics is not None:
-            self.diagnostics.perturbation(e, gradients)
         _, there = self.evaluate_at(params, e, closures)
         return loss, self.descend(at_x, complete(there, at_x))
 
@@ -183,8 +179,10 @@ class PreSAM(SharpnessAware):
 
     def with_gradient(self, at_x: Gradients) -> tuple[list[Tensor], list[Tensor]]:
         """The parameters that have a gradient at x, and those gradients."""
-        pairs = [(p, g) for p, g in zip(self.parameters(), at_x, strict=True) if g is not None]
-        return [p for p, _ in pairs], [g for _, g in pairs]
+        params, present = self.parameters(), [g for g in at_x if g is not None]
+        if len(present) == len(params):
+            return params, present
+        return [p for p, g in zip(params, at_x, strict=True) if g is not None], present
 
     def descend(self, at_x: Gradients, there: Gradients | None) -> Gradients:
         """The gradient to hand to the base, from those at x and at x + e (None: no second look).

@@ -18,10 +18,13 @@ COUNTERS = ("steps", "evaluation_share", "example_gradients", "rho")
 def own_state(optimizer: SharpnessAware) -> dict[str, Any]:
     """Counters and the state of every component; never transients."""
     params = optimizer.all_parameters()
-    return {
+    state = {
         **{name: getattr(optimizer, name) for name in COUNTERS},
         "components": {name: part.state_dict(params) for name, part in optimizer.components().items()},
     }
+    if optimizer.log is not None:
+        state["diagnostics"] = optimizer.log.state_dict(params)
+    return state
 
 
 def require_own_state(optimizer: SharpnessAware, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +46,7 @@ def require_own_state(optimizer: SharpnessAware, state_dict: Mapping[str, Any]) 
             f"{type(optimizer).__name__} has {parts}"
         )
     params = optimizer.all_parameters()
-    for part in own["components"].values():
+    for part in (*own["components"].values(), own.get("diagnostics", {"memory": {}})):
         for table in part["memory"].values():
             for place, value in table.items():
                 if int(place) >= len(params) or params[int(place)].shape != value.shape:
@@ -58,6 +61,13 @@ def restore_own_state(optimizer: SharpnessAware, own: Mapping[str, Any]) -> None
     """Take over what :func:`own_state` saved."""
     for name in COUNTERS:
         setattr(optimizer, name, own[name])
+    restore_memories(optimizer, own)
+
+
+def restore_memories(optimizer: SharpnessAware, own: Mapping[str, Any]) -> None:
+    """The state of every component, and the diagnostics gathered so far where both sides gather them."""
     params = optimizer.all_parameters()
     for name, part in optimizer.components().items():
         part.load_state_dict(copy.deepcopy(own["components"][name]), params)
+    if optimizer.log is not None and "diagnostics" in own:
+        optimizer.log.load_state_dict(copy.deepcopy(own["diagnostics"]), params)

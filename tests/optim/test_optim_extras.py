@@ -22,7 +22,7 @@ def test_automatic_radius_keeps_the_perturbation_within_the_reference(name: str)
     lengths = []
     for i in range(5):
         p.run(opt, 1, start=i)
-        lengths.append(opt.diagnostics.read()["perturbation_norm"])
+        lengths.append(opt.diagnostics()["perturbation_norm"])
     assert all(0 < length <= 0.05 * (1 + 1e-12) for length in lengths)
 
 
@@ -53,30 +53,30 @@ def test_diagnostics_say_what_the_step_did() -> None:
     p = problem()
     opt = wrap("sam", p.model, rho=0.2, diagnostics=True)
     p.run(opt, 4)
-    found = opt.diagnostics.read()
+    found = opt.diagnostics()
     assert found["perturbation_norm"] == pytest.approx(0.2)
     assert found["ascent_cosine"] == pytest.approx(1.0)
     assert found["second_looks"] == 1.0
     assert 1.0 <= found["participation_ratio"] <= p.weights().numel()
-    assert opt.diagnostics.read() == {}
+    assert opt.diagnostics() == {}
 
 
 def test_participation_ratio_counts_the_weights_that_share_the_perturbation() -> None:
     p = problem()
     opt = wrap("linf", p.model, diagnostics=True)
     p.run(opt, 1)
-    assert opt.diagnostics.read()["participation_ratio"] == pytest.approx(p.weights().numel())
+    assert opt.diagnostics()["participation_ratio"] == pytest.approx(p.weights().numel())
     q = problem()
     one = wrap("l1", q.model, diagnostics=True)
     q.run(one, 1)
-    assert one.diagnostics.read()["participation_ratio"] == pytest.approx(1.0)
+    assert one.diagnostics()["participation_ratio"] == pytest.approx(1.0)
 
 
 def test_share_of_second_looks() -> None:
     p = problem()
     opt = wrap("looksam", p.model, k=4, diagnostics=True)
     p.run(opt, 8)
-    assert opt.diagnostics.read()["second_looks"] == 0.25
+    assert opt.diagnostics()["second_looks"] == 0.25
 
 
 def test_gradient_snr_of_known_noise() -> None:
@@ -95,7 +95,7 @@ def test_gradient_snr_of_known_noise() -> None:
             return loss
 
         opt.step(closure)
-    assert opt.diagnostics.read()["gradient_snr"] == pytest.approx(0.5, rel=0.1)
+    assert opt.diagnostics()["gradient_snr"] == pytest.approx(0.5, rel=0.1)
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("esam", "ssam_f")])

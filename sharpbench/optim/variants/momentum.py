@@ -53,6 +53,8 @@ class MSAM(SharpnessAware):
             return self.evaluate(closures)
         e = self._ascent(params, momenta)
         # The only pass of the step: its buffers and random numbers are the ones to keep.
+        if self.log is not None:
+            self.log.look(params, e, self.parameters())
         with self._perturbation.of(params, e):
             loss, handed = self.evaluate(closures)
         if self.decay_at == "perturbed":
