@@ -41,11 +41,11 @@ class PyramidBlock(nn.Module):
 def pyramidnet(shape: ImageShape, classes: int, depth: int, alpha: int) -> nn.Module:
     """PyramidNet-``depth`` (alpha), additive, basic blocks.
 
-        D_k = floor(16 + k alpha / N),   k = 1 ... N,   N = (depth - 2) / 2 blocks in three equal stages
+        D_k = round(16 + k alpha / N),   k = 1 ... N,   N = (depth - 2) / 2 blocks in three equal stages
 
     Images (n, channels, height, width) → logits (n, classes). Convolutions are drawn by He's rule with
-    fan-out. Deviation: the widths are rounded down from the exact sum; the paper's eq. 3 rounds at each
-    step, which for alpha < N would never grow. Where alpha is a multiple of N both agree.
+    fan-out. Deviation: the widths are the exact sums, rounded, as in the authors' code; the paper's eq. 3
+    rounds down at each step, which for alpha < N would never grow. Where N divides alpha both agree.
 
     Source: Han et al. 2017 (arXiv 1610.02915), eq. 3, table 1, figs. 5 (b) and 6 (d).
 
@@ -63,7 +63,7 @@ def pyramidnet(shape: ImageShape, classes: int, depth: int, alpha: int) -> nn.Mo
     ]
     fan_in = STEM
     for number in range(3 * stage):
-        fan_out = STEM + (number + 1) * alpha // (3 * stage)
+        fan_out = STEM + round((number + 1) * alpha / (3 * stage))
         layers.append(PyramidBlock(fan_in, fan_out, stride=2 if number in (stage, 2 * stage) else 1))
         fan_in = fan_out
     layers += [nn.BatchNorm2d(fan_in), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]

@@ -36,7 +36,8 @@ tokens take one of: char_transformer
     given = tuple(shape)
     if len(given) != DIMENSIONS[kind]:
         other: Kind = "tokens" if kind == "images" else "images"
-        hint = f"; for {other} take one of: {', '.join(alternatives)}" if alternatives else ""
+        meant = alternatives if len(given) == DIMENSIONS[other] else ()
+        hint = f"; for {other} take one of: {', '.join(meant)}" if meant else ""
         raise InvalidInput(f"{name} takes {kind} of shape {FORMS[kind]}, but got {given}{hint}")
     if any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in given):
         raise must_be(f"the shape of {name}'s {kind}", "of integers >= 1", given)
