@@ -1,45 +1,46 @@
 """Networks by name."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-
-from torch import nn
-
-from ..errors import unknown_name
+from .char_transformer import CharTransformer, char_transformer
+from .densenet import densenet, densenet121, densenet_narrow
+from .pyramidnet import pyramidnet, pyramidnet110, pyramidnet_narrow
+from .registry import MODELS, ModelEntry, build_model
 from .resnet import resnet18, resnet18_narrow
-from .small import Shape, mlp, small_cnn
+from .resnet_imagenet import resnet18_imagenet, resnet50_imagenet, resnet50_narrow
+from .shapes import ImageShape, Kind, Shape, TokenShape
+from .small import mlp, small_cnn
+from .vgg import vgg16_bn, vgg_narrow
+from .vit import VisionTransformer, tiny_vit, vit_s16
+from .wide_resnet import wide_resnet, wrn28_10, wrn_narrow
 
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """A registered network: how to build it from an input shape and a number of classes."""
-
-    name: str
-    build: Callable[[Shape, int], nn.Module]
-    summary: str
-
-
-MODELS: Mapping[str, ModelEntry] = {
-    "mlp": ModelEntry("mlp", mlp, "fully connected ReLU network with hidden layers of 256 and 256"),
-    "small_cnn": ModelEntry(
-        "small_cnn", small_cnn, "two 3x3 convolutions (16, 32) with BatchNorm, mean-pooling, one linear layer"
-    ),
-    "resnet18": ModelEntry("resnet18", resnet18, "ResNet-18 for 32x32 images, 11 174 000 weights"),
-    "resnet18_narrow": ModelEntry("resnet18_narrow", resnet18_narrow, "ResNet-18 of a quarter of the width"),
-}
-
-
-def build_model(name: str, shape: Shape, classes: int) -> nn.Module:
-    """The network called ``name`` for images of ``shape`` (channels, height, width).
-
-    Raises:
-        InvalidInput: unknown name.
-    """
-    if name not in MODELS:
-        raise unknown_name("model", name, MODELS)
-    return MODELS[name].build(shape, classes)
-
-
-__all__ = ["MODELS", "ModelEntry", "Shape", "build_model", "mlp", "resnet18", "resnet18_narrow", "small_cnn"]
+__all__ = [
+    "MODELS",
+    "CharTransformer",
+    "ImageShape",
+    "Kind",
+    "ModelEntry",
+    "Shape",
+    "TokenShape",
+    "VisionTransformer",
+    "build_model",
+    "char_transformer",
+    "densenet",
+    "densenet121",
+    "densenet_narrow",
+    "mlp",
+    "pyramidnet",
+    "pyramidnet110",
+    "pyramidnet_narrow",
+    "resnet18",
+    "resnet18_imagenet",
+    "resnet18_narrow",
+    "resnet50_imagenet",
+    "resnet50_narrow",
+    "small_cnn",
+    "tiny_vit",
+    "vgg16_bn",
+    "vgg_narrow",
+    "vit_s16",
+    "wide_resnet",
+    "wrn28_10",
+    "wrn_narrow",
+]

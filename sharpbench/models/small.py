@@ -6,11 +6,14 @@ import math
 
 from torch import nn
 
-Shape = tuple[int, int, int]
+from .shapes import ImageShape
 
 
-def mlp(shape: Shape, classes: int, widths: tuple[int, ...] = (256, 256)) -> nn.Module:
+def mlp(shape: ImageShape, classes: int, widths: tuple[int, ...] = (256, 256)) -> nn.Module:
     """Fully connected ReLU network; (1, 8, 8) images and 10 classes give 64-256-256-10.
+
+    Images (n, channels, height, width) → logits (n, classes); as many multiply-adds as weights. Drawn by
+    torch's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 
     >>> sum(p.numel() for p in mlp((1, 8, 8), 10).parameters())
     85002
@@ -22,8 +25,10 @@ def mlp(shape: Shape, classes: int, widths: tuple[int, ...] = (256, 256)) -> nn.
     return nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
 
 
-def small_cnn(shape: Shape, classes: int, width: int = 16) -> nn.Module:
+def small_cnn(shape: ImageShape, classes: int, width: int = 16) -> nn.Module:
     """Two 3x3 convolutions with BatchNorm and ReLU, the first with stride 2; mean-pooling; a linear layer.
+
+    Images (n, channels, height, width) → logits (n, classes). Drawn by torch's default.
 
     >>> sum(p.numel() for p in small_cnn((1, 8, 8), 10).parameters())
     6138
