@@ -72,8 +72,8 @@ def make_ready(spec: RunSpec, device: torch.device) -> Ready:
     compares = {"capacity", "pac_bayes"} & set(spec.measure.measures)
     return Ready(
         model=model,
-        train_set=on_device(data, corrupted.images, corrupted.labels, spec, device),
-        test_set=on_device(data, data.test.images, data.test.labels, spec, device),
+        train_set=on_device(data, corrupted.inputs, corrupted.labels, spec, device),
+        test_set=on_device(data, data.test.inputs, data.test.labels, spec, device),
         validation_set=None,
         corrupted=corrupted,
         generators={},

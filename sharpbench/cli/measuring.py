@@ -130,7 +130,7 @@ def _load_run(
     size = min(examples or spec.measure.examples, len(labels))
     chosen = torch.randperm(len(labels), generator=stream(spec.seed, "measure_examples"))[:size]
     index = torch.tensor(labels["index"].to_numpy())[chosen]
-    inputs = data.normalise(data.train.images[index])
+    inputs = data.normalise(data.train.inputs[index])
     targets = torch.tensor(labels["label"].to_numpy(), dtype=torch.int64)[chosen]
     settings = {
         "measures": spec.measure.measures,
@@ -151,7 +151,7 @@ def _load_checkpoint(
     data = load(dataset)
     network = build_model(model, data.shape, data.classes)
     _fill(network, path)
-    inputs = data.normalise(data.train.images[:examples])
+    inputs = data.normalise(data.train.inputs[:examples])
     return network, (inputs, data.train.labels[:examples]), {}
 
 

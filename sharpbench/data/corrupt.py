@@ -16,13 +16,13 @@ class TrainingSet:
 
     Attributes:
         index: int64 (n,), positions in the data set's training split.
-        images: uint8 (n, c, h, w).
-        labels: int64 (n,), as trained, noise included.
-        clean_labels: int64 (n,), before the noise.
+        inputs: uint8 (n, c, h, w), or int64 (n, length).
+        labels: int64 (n,), or (n, length) for tokens: as trained, noise included.
+        clean_labels: the same before the noise.
     """
 
     index: Tensor
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
     clean_labels: Tensor
 
@@ -75,5 +75,5 @@ def training_set(
         index = torch.arange(len(train))
     clean = train.labels[index]
     return TrainingSet(
-        index, train.images[index], flip_labels(clean, label_noise, classes, noise_stream), clean
+        index, train.inputs[index], flip_labels(clean, label_noise, classes, noise_stream), clean
     )

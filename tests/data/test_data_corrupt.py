@@ -55,23 +55,23 @@ def test_the_training_set_keeps_what_was_changed_for_audit() -> None:
         data.train, 10, label_noise=0.5, fraction=0.2, subset_stream=generator(1), noise_stream=generator(2)
     )
     assert torch.equal(found.clean_labels, data.train.labels[found.index])
-    assert torch.equal(found.images, data.train.images[found.index])
+    assert torch.equal(found.inputs, data.train.inputs[found.index])
     flipped = (found.labels != found.clean_labels).sum().item()
     assert flipped == round(0.5 * len(found.labels))
 
 
 def test_digits_are_split_once_and_for_all() -> None:
     first, second = load("digits"), load("digits")
-    assert torch.equal(first.train.images, second.train.images)
+    assert torch.equal(first.train.inputs, second.train.inputs)
     assert torch.equal(first.test.labels, second.test.labels)
     assert len(first.train) + len(first.test) == 1797
-    pixels = first.normalise(first.train.images)
+    pixels = first.normalise(first.train.inputs)
     assert pixels.mean().abs().item() < 1e-5
     assert pixels.std(correction=0).item() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_bad_splits_and_names_are_refused() -> None:
-    with pytest.raises(InvalidInput, match="images must be uint8"):
+    with pytest.raises(InvalidInput, match="inputs must be images"):
         Split(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(InvalidInput, match="labels must be int64"):
         Split(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
