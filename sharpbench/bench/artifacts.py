@@ -72,6 +72,7 @@ def result(
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": spec.id,
+        "sharpbench": __version__,
         "status": "diverged" if course.diverged else "done",
         "reason": course.diverged,
         "epochs_completed": len(course.history),
