@@ -182,7 +182,7 @@ def _take_over(directory: Path) -> tuple[FileLock, str] | None:
         mark.unlink(missing_ok=True)
 
 
-# What this process has seen of others' heartbeats: (directory, token) -> (touched, since when it stands still).
+# Heartbeats this process has seen: (directory, token) -> (touched, since when it stands still).
 _watched: dict[tuple[str, str], tuple[float, float]] = {}
 
 

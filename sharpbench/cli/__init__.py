@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import InvalidInput, SharpbenchError
-from . import check, inspect, measuring, single, work
+from . import check, doctor, inspect, measuring, merge, single, timing, work
 
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 
@@ -53,6 +53,9 @@ app.command("list")(inspect.list_names)
 app.command()(work.demo)
 app.command()(check.check)
 app.command()(measuring.measure)
+app.command()(merge.merge)
+app.command()(doctor.doctor)
+app.command("time")(timing.time_suite)
 app.command()(inspect.version)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import console, simple_table
+from .work import Device, import_from_here
 
 if TYPE_CHECKING:
     from ..bench.store import State
@@ -32,7 +33,7 @@ def status(
     directory: Annotated[Path, typer.Argument(help="The output directory of a run.")],
     lines: Annotated[int, typer.Option(min=1, help="Lines of a failed run's log to show.")] = 1,
 ) -> None:
-    """How far an output directory is: done, diverged, failed (with its log's end), damaged, running, missing."""
+    """How far an output directory is: runs done, diverged, failed (why), damaged (how), running, missing."""
     from ..bench.store import ERROR_LOG, Store, last_lines, read_plan
 
     plan = read_plan(directory)
@@ -64,10 +65,13 @@ def status(
 
 def validate(
     suite: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped suite.")],
+    price: Annotated[
+        bool, typer.Option("--price", help="Measure a second of each kind of step, and price the suite.")
+    ] = False,
+    device: Annotated[Device, typer.Option(help="Where steps are measured for the price.")] = Device.auto,
 ) -> None:
-    """Check a suite and say what it would run; nothing is written."""
+    """Check a suite and say what it would run, and with --price what that costs; nothing is written."""
     from ..bench.suite import read_suite
-    from .work import import_from_here
 
     import_from_here()
     plan = read_suite(suite).plan
@@ -90,6 +94,10 @@ def validate(
         f"{len({run.run_id for run in plan.runs})} runs: {len(by_label)} optimizers, "
         f"{len(by_condition)} conditions, {seeds} seeds; baseline {plan.baseline}"
     )
+    if price:
+        from .timing import show_price
+
+        show_price(plan, device)
 
 
 def list_names(
