@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import platform
@@ -9,6 +10,7 @@ import resource
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,7 @@ def result(
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": spec.id,
+        "sharpbench": __version__,
         "status": "diverged" if course.diverged else "done",
         "reason": course.diverged,
         "epochs_completed": len(course.history),
@@ -95,11 +98,29 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+@lru_cache
+def code_digest() -> str:
+    """First 12 hex digits of the SHA-256 over the source of everything that can change a number.
+
+    In a checkout the version stays the same while the code doesn't.
+    """
+    package = Path(__file__).resolve().parent.parent
+    parts = [package / name for name in ("functionals.py", "laws.py")]
+    parts += [package / "bench" / name for name in ("ready.py", "run.py")]
+    for room in ("data", "models", "optim", "sharpness", "training"):
+        parts += sorted((package / room).rglob("*.py"))
+    digest = hashlib.sha256()
+    for path in parts:
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def provenance(device: torch.device, ranks: int = 1) -> dict[str, Any]:
     """Where and with what a run was made."""
     cuda = device.type == "cuda"
     return {
         "sharpbench": __version__,
+        "code": code_digest(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

@@ -6,18 +6,22 @@ import contextlib
 import re
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, Protocol
+from typing import Literal, NoReturn, Protocol
 
+from .. import __version__
+from ..errors import InvalidInput
 from ..optim.registry import OPTIMIZERS
 from ..spec import RunSpec
 from .launch import Job, Outcome, Settings, find_launcher
 from .plan import Plan, PlannedRun
 from .progress import Progress
-from .store import open_store
+from .store import ERROR_LOG, RESULT, Store, claimed, last_line, open_store
+
+OtherVersion = Literal["refuse", "accept", "redo"]
 
 
 class Watch(Protocol):
@@ -39,26 +43,51 @@ def run_plan(
     launcher: str = "local",
     settings: Settings | None = None,
     watch: Watch | None = None,
+    *,
+    retry_failed: bool = False,
+    other_version: OtherVersion = "refuse",
 ) -> list[Outcome]:
     """Finish the runs of ``plan`` in ``out``; runs that have ended before are left as they are.
 
+    A run whose files don't agree with its result (cut off, missing, of another run) is run again.
+
+    Args:
+        plan: what is to be there in the end.
+        out: the output directory.
+        launcher: by name.
+        settings: of the launcher.
+        watch: told what happens.
+        retry_failed: run again what failed before; otherwise it stays failed.
+        other_version: what to do with results of another version of sharpbench while runs are left to do.
+
     Returns:
-        one outcome for each run carried out now, in the order they ended.
+        one outcome for each run carried out now, in the order they ended, and for each that had failed
+        before and is not retried (``here`` is False, ``attempts`` 0).
 
     Raises:
-        InvalidInput: an unknown launcher, or an ``out`` that belongs to something else.
+        InvalidInput: an unknown launcher, an ``out`` that belongs to something else, or results of another
+            version and nobody said what is to become of them.
     """
     launch = find_launcher(launcher)
     settings = settings or Settings()
     store = open_store(out, plan)
     distinct = {run.run_id: run for run in plan.runs}.values()
-    todo = [run for run in distinct if store.result(run.run_id) is None]
+    left = _unfinished(store, distinct, other_version)
+    failed = {run.run_id: store.directory(run.run_id) / ERROR_LOG for run in left}
+    failed = {run_id: log for run_id, log in failed.items() if log.is_file()}
+    if retry_failed:
+        for run_id in failed:
+            _forget(store, run_id, ERROR_LOG)
+        failed = {}
+    todo = [run for run in left if run.run_id not in failed]
     # The longest first: otherwise one long run, started last, keeps a single worker busy at the end.
     todo.sort(key=lambda run: -estimated_cost(run.spec))
     if watch is not None:
-        watch.begin(todo, len(distinct) - len(todo))
+        watch.begin(todo, len(distinct) - len(left))
         settings = replace(settings, listener=watch.progress)
-    outcomes = []
+    outcomes = [
+        Outcome(run_id, "failed", last_line(log), attempts=0, here=False) for run_id, log in failed.items()
+    ]
     jobs = [Job(run.spec, store.directory(run.run_id)) for run in todo]
     with stopped_by_signals(), contextlib.closing(launch(jobs, settings)) as results:
         for outcome in results:
@@ -66,6 +95,39 @@ def run_plan(
             if watch is not None:
                 watch.ended(outcome)
     return outcomes
+
+
+def _unfinished(store: Store, runs: Collection[PlannedRun], other_version: OtherVersion) -> list[PlannedRun]:
+    """The runs without a result to keep, in the order of the plan."""
+    results = {run.run_id: store.result(run.run_id) for run in runs}
+    others = {
+        run_id: str(result["sharpbench"])
+        for run_id, result in results.items()
+        if result is not None and result.get("sharpbench", __version__) != __version__
+    }
+    if others and other_version == "redo":
+        for run_id in others:
+            _forget(store, run_id, RESULT)
+            results[run_id] = None
+    left = [run for run in runs if results[run.run_id] is None]
+    if others and left and other_version == "refuse":
+        versions = ", ".join(sorted(set(others.values())))
+        raise InvalidInput(
+            f"{store.out} holds {len(others)} finished runs of sharpbench {versions}, and this is "
+            f"{__version__}; --other-version accept keeps them beside the {len(left)} new ones (the report "
+            "says so), --other-version redo runs them again"
+        )
+    return left
+
+
+def _forget(store: Store, run_id: str, name: str) -> None:
+    """Remove the file that says how a run ended, unless somebody is at work on that run."""
+    try:
+        with claimed(store.directory(run_id)) as mine:
+            if mine:
+                (store.directory(run_id) / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"{store.directory(run_id)} can't be written ({error.strerror})") from None
 
 
 def estimated_cost(spec: RunSpec) -> float:

@@ -22,6 +22,7 @@ from ..training.evaluate import evaluate
 from ..training.loop import train
 from ..training.parallel import Ranks
 from .artifacts import provenance, result, save_frame, save_history, save_labels, save_weights
+from .inventory import inventory
 from .progress import Listener, Progress
 from .ready import Ready, make_ready, measure_settings, measured_rows
 from .store import CHECKPOINT
@@ -117,6 +118,7 @@ def _execute(
         examples=len(ready.train_set),
         device=where,
     )
+    ended["files"] = inventory(directory)
     write_json(directory / "result.json", ended)
     (directory / CHECKPOINT).unlink(missing_ok=True)
     return str(ended["status"])

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from ..errors import InvalidInput
 from ..files import write_text
 from ..spec import SCHEMA_VERSION
+from .claim import LOCK as LOCK
+from .claim import OWNER as OWNER
+from .claim import claimed as claimed
+from .claim import is_claimed
+from .inventory import mismatch
 from .plan import Plan, parse_plan
 
-State = Literal["done", "diverged", "failed", "running", "missing"]
-# Kept inside the run directory when everything else is cleaned: removing a lock file that another
-# process waits for would let two processes hold "the" lock.
-LOCK = ".lock"
+State = Literal["done", "diverged", "failed", "running", "damaged", "missing"]
 RESULT = "result.json"
 CHECKPOINT = "checkpoint.pt"
 ERROR_LOG = "error.log"
@@ -37,18 +35,20 @@ class Store:
         return self.out / "runs" / run_id
 
     def result(self, run_id: str) -> dict[str, Any] | None:
-        """The run's ``result.json``; None when it is missing, truncated, damaged or of another run."""
+        """The run's ``result.json``; None unless the run has ended and its files are there, whole."""
         return read_result(self.directory(run_id), run_id)
 
     def state(self, run_id: str) -> tuple[State, str]:
-        """The state of a run, and why (the last line of the log, or the reason of a divergence)."""
+        """The state of a run, and why (the last line of the log, the reason of a divergence, the damage)."""
         directory = self.directory(run_id)
-        result = read_result(directory, run_id)
+        result, damage = examine(directory, run_id)
         if result is not None:
             status: State = result["status"]
             return status, str(result.get("reason") or "")
-        if (directory / LOCK).exists() and is_locked(directory):
+        if is_claimed(directory):
             return "running", ""
+        if damage:
+            return "damaged", damage
         log = directory / ERROR_LOG
         return ("failed", last_line(log)) if log.exists() else ("missing", "")
 
@@ -73,6 +73,7 @@ def open_store(out: Path, plan: Plan) -> Store:
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
+        # Written although it may be there already: a place that can't be written must show now.
         write_text(path, plan.dump())
     except OSError as error:
         raise InvalidInput(f"{out} can't be written ({error.strerror}); choose another --out") from None
@@ -96,46 +97,47 @@ def read_plan(out: Path) -> Plan:
 
 
 def read_result(directory: Path, run_id: str) -> dict[str, Any] | None:
-    """``result.json`` if it is whole and belongs to this run, else None."""
-    try:
-        result = json.loads((directory / RESULT).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(result, dict):
-        return None
-    right = result.get("run_id") == run_id and result.get("schema_version") == SCHEMA_VERSION
-    return result if right and result.get("status") in ("done", "diverged") else None
+    """``result.json`` if it is whole, belongs to this run, and the files it records have their sizes."""
+    return examine(directory, run_id)[0]
 
 
-@contextmanager
-def claimed(directory: Path) -> Iterator[bool]:
-    """Hold a run directory: yields False when another process holds it.
+def examine(directory: Path, run_id: str, thorough: bool = False) -> tuple[dict[str, Any] | None, str]:
+    """The result of a run that has ended, or what is wrong with it; ``(None, "")``: it hasn't ended.
 
-    The operating system drops the claim of a process that dies, so a killed run is never stuck.
+    Args:
+        directory: of the run.
+        run_id: whose result it must be.
+        thorough: compare the contents of its files with what the result records, not sizes alone.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / LOCK, timeout=0)
+    path = directory / RESULT
     try:
-        lock.acquire()
-    except Timeout:
-        yield False
-        return
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None, ""
+    except OSError as error:
+        return None, "" if isinstance(
+            error, NotADirectoryError
+        ) else f"{RESULT} can't be read ({error.strerror})"
     try:
-        yield True
-    finally:
-        lock.release()
-
-
-def is_locked(directory: Path) -> bool:
-    """Whether some process is at work in this run directory."""
-    with claimed(directory) as mine:
-        return not mine
+        result = json.loads(content)
+    except (ValueError, RecursionError):
+        return None, f"{RESULT} is not JSON: cut off, or overwritten"
+    if not isinstance(result, dict):
+        return None, f"{RESULT} is not an object"
+    if result.get("run_id") != run_id:
+        return None, f"{RESULT} is that of another run"
+    if result.get("schema_version") != SCHEMA_VERSION:
+        return None, f"{RESULT} has another schema version than {SCHEMA_VERSION}"
+    if result.get("status") not in ("done", "diverged"):
+        return None, f"{RESULT} has an unknown status"
+    wrong = mismatch(directory, result, thorough)
+    return (None, wrong) if wrong else (result, "")
 
 
 def clean(directory: Path) -> None:
     """Remove what a killed or failed attempt left, but for its checkpoint; claim the directory before."""
     for entry in directory.iterdir():
-        if entry.name in (LOCK, CHECKPOINT):
+        if entry.name in (LOCK, OWNER, CHECKPOINT):
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -153,11 +155,22 @@ def last_line(path: Path) -> str:
     ...     last_line(log)
     'ValueError: no'
     """
+    lines = last_lines(path, 1)
+    return lines[0].strip() if lines else ""
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """The last lines of a log that say something, at most ``count``, control characters replaced."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        with path.open("rb") as file:
+            # A log of gigabytes isn't read for its end.
+            file.seek(max(0, path.stat().st_size - 4000 * count))
+            text = file.read().decode("utf-8", errors="replace")
     except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return []
+    said = [line.rstrip() for line in text.split("\n") if line.strip()]
+    shown = ("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in said)
+    return list(shown)[-count:]
 
 
 def _ours(entry: Path) -> bool:

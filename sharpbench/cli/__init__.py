@@ -9,8 +9,8 @@ from typing import Any, TextIO
 import typer
 from typer.core import TyperGroup
 
-from ..errors import SharpbenchError
-from . import check, inspect, measuring, single, work
+from ..errors import InvalidInput, SharpbenchError
+from . import check, doctor, inspect, measuring, merge, single, timing, work
 
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 
@@ -24,6 +24,12 @@ class Commands(TyperGroup):
         except SharpbenchError as error:
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(error.exit_code) from None
+        except BrokenPipeError:  # `sharpbench ... | head`: the command line library ends this quietly
+            raise
+        except OSError as error:  # a full disk, a place that can't be read or written
+            where = f"{error.filename}: " if error.filename else ""
+            typer.echo(f"error: {where}{error.strerror or error}", err=True)
+            raise typer.Exit(InvalidInput.exit_code) from None
         except KeyboardInterrupt:
             typer.echo("\ninterrupted", err=True)
             raise typer.Exit(INTERRUPTED) from None
@@ -47,6 +53,9 @@ app.command("list")(inspect.list_names)
 app.command()(work.demo)
 app.command()(check.check)
 app.command()(measuring.measure)
+app.command()(merge.merge)
+app.command()(doctor.doctor)
+app.command("time")(timing.time_suite)
 app.command()(inspect.version)
 
 

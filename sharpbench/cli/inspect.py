@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import console, simple_table
+from .work import Device, import_from_here
 
 if TYPE_CHECKING:
     from ..bench.store import State
 
-STATES: tuple[State, ...] = ("done", "diverged", "failed", "running", "missing")
+STATES: tuple[State, ...] = ("done", "diverged", "failed", "damaged", "running", "missing")
 
 
 class Kind(StrEnum):
@@ -28,9 +29,12 @@ class Kind(StrEnum):
     suites = "suites"
 
 
-def status(directory: Annotated[Path, typer.Argument(help="The output directory of a run.")]) -> None:
-    """How far an output directory is: done, diverged, failed (with the last line of the log), missing."""
-    from ..bench.store import Store, read_plan
+def status(
+    directory: Annotated[Path, typer.Argument(help="The output directory of a run.")],
+    lines: Annotated[int, typer.Option(min=1, help="Lines of a failed run's log to show.")] = 1,
+) -> None:
+    """How far an output directory is: runs done, diverged, failed (why), damaged (how), running, missing."""
+    from ..bench.store import ERROR_LOG, Store, last_lines, read_plan
 
     plan = read_plan(directory)
     store = Store(directory)
@@ -46,18 +50,28 @@ def status(directory: Annotated[Path, typer.Argument(help="The output directory 
     screen.print(simple_table(["optimizer", *STATES], rows))
     counts = ", ".join(f"{total[state]} {state}" for state in STATES if total[state])
     typer.echo(f"{len(runs)} runs planned: {counts}")
-    for state in ("failed", "diverged"):
+    for state in ("failed", "damaged", "diverged"):
         for run_id, (ended, reason) in found.items():
             if ended == state:
                 typer.echo(f"  {state}  {run_id}  {runs[run_id].title}: {reason}")
+                if state == "failed" and lines > 1:
+                    for line in last_lines(store.directory(run_id) / ERROR_LOG, lines):
+                        typer.echo(f"    {line}")
+    if total["failed"]:
+        typer.echo("`sharpbench run SUITE --retry-failed` runs the failed ones again")
+    if total["damaged"]:
+        typer.echo("`sharpbench run SUITE` runs the damaged ones again")
 
 
 def validate(
     suite: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped suite.")],
+    price: Annotated[
+        bool, typer.Option("--price", help="Measure a second of each kind of step, and price the suite.")
+    ] = False,
+    device: Annotated[Device, typer.Option(help="Where steps are measured for the price.")] = Device.auto,
 ) -> None:
-    """Check a suite and say what it would run; nothing is written."""
+    """Check a suite and say what it would run, and with --price what that costs; nothing is written."""
     from ..bench.suite import read_suite
-    from .work import import_from_here
 
     import_from_here()
     plan = read_suite(suite).plan
@@ -80,6 +94,10 @@ def validate(
         f"{len({run.run_id for run in plan.runs})} runs: {len(by_label)} optimizers, "
         f"{len(by_condition)} conditions, {seeds} seeds; baseline {plan.baseline}"
     )
+    if price:
+        from .timing import show_price
+
+        show_price(plan, device)
 
 
 def list_names(

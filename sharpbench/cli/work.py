@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,14 @@ class LauncherName(StrEnum):
 
     inline = "inline"
     local = "local"
+
+
+class OtherVersion(StrEnum):
+    """What becomes of results that another version of sharpbench made."""
+
+    refuse = "refuse"
+    accept = "accept"
+    redo = "redo"
 
 
 class Device(StrEnum):
@@ -49,6 +58,13 @@ def run(
     ] = None,
     device: Annotated[Device, typer.Option(help="Where networks are trained.")] = Device.auto,
     quiet: Annotated[bool, typer.Option(help="Print failures and the path of the page only.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Also run again what failed before.")
+    ] = False,
+    other_version: Annotated[
+        OtherVersion,
+        typer.Option(help="Finished runs of another version of sharpbench: keep or repeat them."),
+    ] = OtherVersion.refuse,
 ) -> None:
     """Run what is left of a suite, then print the leaderboard and render the report.
 
@@ -64,11 +80,12 @@ def run(
     checked = read_suite(suite, optimizer or [])
     out = out or Path("runs") / checked.name
     settings = Settings(device=chosen_device(device), workers=workers)
+    carry_out = partial(run_plan, retry_failed=retry_failed, other_version=other_version.value)
     if quiet:
-        outcomes = run_plan(checked.plan, out, launcher.value, settings, PlainWatch(failures_only=True))
+        outcomes = carry_out(checked.plan, out, launcher.value, settings, PlainWatch(failures_only=True))
     else:
         with live_watch(checked.plan) as watch:
-            outcomes = run_plan(checked.plan, out, launcher.value, settings, watch)
+            outcomes = carry_out(checked.plan, out, launcher.value, settings, watch)
     _show_report(out, None, quiet)
     _list_failures(checked.plan, outcomes)
 
@@ -122,7 +139,8 @@ def _list_failures(plan: Plan, outcomes: list[Outcome]) -> None:
         return
     titles = {run.run_id: run.title for run in plan.runs}
     typer.echo(
-        f"{len(failed)} of {len(titles)} runs failed (the others are kept; run again to retry):", err=True
+        f"{len(failed)} of {len(titles)} runs failed (the others are kept; --retry-failed runs them again):",
+        err=True,
     )
     for run_id, outcome in failed.items():
         typer.echo(f"  {run_id}  {titles[run_id]}: {outcome.reason}", err=True)

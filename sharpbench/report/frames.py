@@ -71,14 +71,16 @@ def collect(out: Path) -> Frames:
     measures = _stack(records, "measures", list(MEASURES), keys)
     runs = _runs_frame(records, plan)
     runs = _with_measures(runs, measures)
+    provenance = _distinct(record for _, record in records)
+    problems = (*plan.problems, *_mixed(provenance), *_run_problems(runs), *_strangers(out, plan))
     return Frames(
         runs=runs,
         history=_stack(records, "history", list(HISTORY), keys),
         measures=measures,
         densities=_stack(records, "densities", list(DENSITY), keys),
         plan=plan,
-        provenance=_distinct(record for _, record in records),
-        problems=(*plan.problems, *_run_problems(runs), *_strangers(out, plan), *_imprecise(measures)),
+        provenance=provenance,
+        problems=(*problems, *_imprecise(measures)),
     )
 
 
@@ -149,6 +151,20 @@ def _run_problems(runs: pd.DataFrame) -> list[str]:
             where = f"{row['optimizer']}, {row['condition']}, seed {row['seed']} (run {row['run_id']})"
             lines.append(f"{status}: {where}" + (f": {row['reason']}" if row["reason"] else ""))
     return lines
+
+
+def _mixed(provenance: dict[str, list[str]]) -> list[str]:
+    """What no comparison should be across: versions of the code, and of torch."""
+    names = {
+        "sharpbench": "versions of sharpbench",
+        "code": "states of its code",
+        "torch": "versions of torch",
+    }
+    return [
+        f"the runs were made by {len(provenance[key])} {what}: {', '.join(provenance[key])}"
+        for key, what in names.items()
+        if len(provenance.get(key, [])) > 1
+    ]
 
 
 def _imprecise(measures: pd.DataFrame) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..bench.inventory import mismatch
 from .columns import COUNTS, DENSITY, HISTORY, MEASURES, METRICS, REQUIRED_METRICS
 
 RUN_SCHEMA_VERSION = 1
@@ -43,14 +45,21 @@ def read_run(directory: Path, run_id: str) -> RunRecord:
     """The record of the run in ``directory``; never raises for what it finds there.
 
     ``result.json`` decides: with it the run is done or diverged; with only ``error.log`` it has failed;
-    with neither it is missing. A file that can't be read or contradicts the format makes it "damaged",
-    and then nothing of the run is used.
+    with neither it is missing. A file that can't be read, contradicts the format, or is not the one the
+    result records (its size; for what goes into the report its SHA-256) makes it "damaged", and then
+    nothing of the run is used.
     """
     try:
         if not (directory / "result.json").exists():
             return _unfinished(directory)
-        status, reason, numbers = _result(directory / "result.json", run_id)
-        return RunRecord(status, reason, numbers, _provenance(directory), _tables(directory, status))
+        content = read_json(directory / "result.json")
+        status, reason, numbers = _result(content, run_id)
+        wrong = mismatch(directory, content)
+        if wrong:
+            raise Damaged(wrong)
+        recorded = content.get("files") or {}
+        tables = _tables(directory, status, recorded)
+        return RunRecord(status, reason, numbers, _provenance(directory), tables)
     except (Damaged, OSError, ValueError, RecursionError, pa.ArrowException) as error:
         return RunRecord("damaged", printable(_one_line(error)))
 
@@ -75,8 +84,7 @@ def _unfinished(directory: Path) -> RunRecord:
     return RunRecord("missing", "started, not finished" if directory.is_dir() else "not started")
 
 
-def _result(path: Path, run_id: str) -> tuple[str, str, dict[str, float]]:
-    content = read_json(path)
+def _result(content: dict[str, Any], run_id: str) -> tuple[str, str, dict[str, float]]:
     if content.get("schema_version") != RUN_SCHEMA_VERSION:
         found = content.get("schema_version")
         raise Damaged(f"result.json has schema_version {found!r}; this version reads {RUN_SCHEMA_VERSION}")
@@ -143,28 +151,31 @@ def _flatten(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, st
     return items
 
 
-def _tables(directory: Path, status: str) -> dict[str, pa.Table]:
+def _tables(directory: Path, status: str, recorded: Mapping[str, Any]) -> dict[str, pa.Table]:
     tables = {}
     for file, (name, columns, required) in TABLES.items():
         path = directory / file
         if path.exists() and (status == "done" or name == "history"):
-            tables[name] = _table(path, tuple(columns), required)
+            content = path.read_bytes()
+            if recorded and hashlib.sha256(content).hexdigest() != recorded.get(file, {}).get("sha256"):
+                raise Damaged(f"{file} is not the file that was written (another SHA-256)")
+            tables[name] = _table(file, content, tuple(columns), required)
     measures = tables.get("measures")
     if measures is not None and len(measures["measure"].unique()) != len(measures):
         raise Damaged("measures.parquet names a measure twice")
     return tables
 
 
-def _table(path: Path, columns: tuple[str, ...], required: tuple[str, ...]) -> pa.Table:
+def _table(file: str, content: bytes, columns: tuple[str, ...], required: tuple[str, ...]) -> pa.Table:
     """The documented columns of a Parquet file with their documented types; absent ones are null."""
     try:
-        with pq.ParquetFile(path) as file:
-            table = file.read(use_threads=False)
+        with pq.ParquetFile(pa.BufferReader(content)) as parquet:
+            table = parquet.read(use_threads=False)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise Damaged(f"{path.name} can't be read ({_one_line(error)})") from error
+        raise Damaged(f"{file} can't be read ({_one_line(error)})") from error
     absent = [name for name in required if name not in table.column_names]
     if absent:
-        raise Damaged(f"{path.name} has no column {', '.join(absent)}")
+        raise Damaged(f"{file} has no column {', '.join(absent)}")
     arrays = {}
     for name in columns:
         kind = COLUMN_TYPES.get(name, pa.float64())
@@ -174,9 +185,9 @@ def _table(path: Path, columns: tuple[str, ...], required: tuple[str, ...]) -> p
         try:
             arrays[name] = table[name].cast(kind)
         except (ValueError, pa.ArrowException) as error:
-            raise Damaged(f"{path.name}: column {name} is not {kind} ({_one_line(error)})") from error
+            raise Damaged(f"{file}: column {name} is not {kind} ({_one_line(error)})") from error
         if name in required and arrays[name].null_count and name != "value":
-            raise Damaged(f"{path.name}: column {name} has empty entries")
+            raise Damaged(f"{file}: column {name} has empty entries")
     return pa.table(arrays)
 
 

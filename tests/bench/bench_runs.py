@@ -114,7 +114,9 @@ def alive(pid: int) -> bool:
 
 def content(out: Path) -> dict[str, bytes]:
     """Every file below ``out`` but the locks, with its bytes."""
-    files = (path for path in sorted(out.rglob("*")) if path.is_file() and path.name != ".lock")
+    files = (
+        path for path in sorted(out.rglob("*")) if path.is_file() and path.name not in (".lock", ".owner")
+    )
     return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 

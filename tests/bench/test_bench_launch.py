@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +122,13 @@ def test_a_failed_run_is_tried_again_and_its_log_goes(tmp_path: Path) -> None:
     out = tmp_path / "out"
     plan = bench_runs.make_plan(["fails"])
     directory = Store(out).directory(plan.runs[0].run_id)
-    for _ in range(2):
-        (outcome,) = run_plan(plan, out, "inline", settings())
+    for retry in (False, True):
+        (outcome,) = run_plan(plan, out, "inline", settings(), retry_failed=retry)
         assert outcome.status == "failed"
+    assert len(bench_runs.calls_of(out)) == 2
+    (kept,) = run_plan(plan, out, "inline", settings())
+    assert kept == replace(outcome, attempts=0, here=False)
+    assert len(bench_runs.calls_of(out)) == 2, "a failed run is repeated only when asked for"
     bench_runs.calls_file(out).unlink()
     good = Settings(execute="bench_runs_good:execute")
     with pytest.MonkeyPatch.context() as patch:
@@ -131,12 +136,12 @@ def test_a_failed_run_is_tried_again_and_its_log_goes(tmp_path: Path) -> None:
         (tmp_path / "bench_runs_good.py").write_text(
             "import bench_runs\n"
             "def execute(spec, directory, listener=None, device=None):\n"
-            "    assert [p.name for p in directory.iterdir()] == ['.lock']\n"
+            "    assert sorted(p.name for p in directory.iterdir()) == ['.lock', '.owner']\n"
             "    bench_runs.write_json(directory / 'result.json',\n"
             "        {'run_id': spec.id, 'schema_version': 1, 'status': 'done'})\n"
             "    return 'done'\n"
         )
-        (outcome,) = run_plan(plan, out, "inline", good)
+        (outcome,) = run_plan(plan, out, "inline", good, retry_failed=True)
     assert outcome == Outcome(plan.runs[0].run_id, "done")
     assert sorted(p.name for p in directory.iterdir()) == [".lock", "result.json"]
 

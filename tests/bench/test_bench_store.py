@@ -21,30 +21,41 @@ RUN_ID = "0123456789abcdef"
 WHOLE = {"schema_version": 1, "run_id": RUN_ID, "status": "done"}
 
 
+NOT_JSON, NO_OBJECT = "result.json is not JSON: cut off, or overwritten", "result.json is not an object"
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("text", "said"),
     [
-        "",
-        "{",
-        "null",
-        "[1]",
-        '"done"',
-        json.dumps(WHOLE)[:-1],
-        json.dumps({**WHOLE, "run_id": "f" * 16}),
-        json.dumps({**WHOLE, "status": "failed"}),
-        json.dumps({**WHOLE, "status": ["done"]}),
-        json.dumps({**WHOLE, "schema_version": 2}),
-        "[" * 100_000,
-        "\xff",
+        ("", NOT_JSON),
+        ("{", NOT_JSON),
+        ("null", NO_OBJECT),
+        ("[1]", NO_OBJECT),
+        ('"done"', NO_OBJECT),
+        (json.dumps(WHOLE)[:-1], NOT_JSON),
+        (json.dumps({**WHOLE, "run_id": "f" * 16}), "result.json is that of another run"),
+        (json.dumps({**WHOLE, "status": "failed"}), "result.json has an unknown status"),
+        (json.dumps({**WHOLE, "status": ["done"]}), "result.json has an unknown status"),
+        (json.dumps({**WHOLE, "schema_version": 2}), "result.json has another schema version than 1"),
+        (json.dumps({**WHOLE, "files": {"gone": {"bytes": 1}}}), "gone is missing"),
+        (
+            json.dumps({**WHOLE, "files": {"../x": {}}}),
+            "result.json records a file '../x' that can't be one of",
+        ),
+        (json.dumps({**WHOLE, "files": 3}), "result.json has no list of files"),
+        ("[" * 100_000, NOT_JSON),
+        ("\xff", NOT_JSON),
     ],
 )
-def test_a_damaged_result_is_not_finished(tmp_path: Path, text: str) -> None:
+def test_a_damaged_result_is_not_finished(tmp_path: Path, text: str, said: str) -> None:
     store = Store(tmp_path)
     store.directory(RUN_ID).mkdir(parents=True)
     path = store.directory(RUN_ID) / "result.json"
     path.write_bytes(text.encode("latin-1"))
     assert store.result(RUN_ID) is None
-    assert store.state(RUN_ID) == ("missing", "")
+    state, reason = store.state(RUN_ID)
+    assert state == "damaged"
+    assert reason.startswith(said)
     path.write_text(json.dumps(WHOLE))
     assert store.state(RUN_ID) == ("done", "")
 

@@ -111,7 +111,10 @@ def test_status(finished: tuple[Path, Result], tmp_path: Path) -> None:
     runs = read_plan(copy).runs
     directories = [Store(copy).directory(run.run_id) for run in runs]
     (directories[0] / "result.json").unlink()
-    (directories[1] / "result.json").write_text("{")
+    (directories[1] / "result.json").unlink()
+    with (directories[3] / "history.parquet").open("ab") as history:
+        history.truncate(100)
+    (directories[4] / "model.safetensors").unlink()
     (directories[1] / "error.log").write_text("Traceback\nOSError: the disk is [full]\n")
     diverged = json.loads((directories[2] / "result.json").read_text())
     (directories[2] / "result.json").write_text(
@@ -119,9 +122,18 @@ def test_status(finished: tuple[Path, Result], tmp_path: Path) -> None:
     )
     result = call("status", copy)
     lines = result.stdout.splitlines()
-    assert lines[-3] == "8 runs planned: 5 done, 1 diverged, 1 failed, 1 missing"
-    assert lines[-2] == f"  failed  {runs[1].run_id}  {runs[1].title}: OSError: the disk is [full]"
-    assert lines[-1] == f"  diverged  {runs[2].run_id}  {runs[2].title}: nan"
+    short = f"{runs[3].run_id}  {runs[3].title}: history.parquet has 100 bytes, not "
+    gone = f"{runs[4].run_id}  {runs[4].title}: model.safetensors is missing"
+    assert lines[-7:-5] == [
+        "8 runs planned: 3 done, 1 diverged, 1 failed, 2 damaged, 1 missing",
+        f"  failed  {runs[1].run_id}  {runs[1].title}: OSError: the disk is [full]",
+    ]
+    assert lines[-5].startswith(f"  damaged  {short}")
+    assert lines[-4] == f"  damaged  {gone}"
+    assert lines[-3] == f"  diverged  {runs[2].run_id}  {runs[2].title}: nan"
+    assert "--retry-failed" in lines[-2]
+    lines = call("status", copy, "--lines", 5).stdout.splitlines()
+    assert lines[-7:-5] == ["    Traceback", "    OSError: the disk is [full]"]
 
 
 def test_report(finished: tuple[Path, Result], tmp_path: Path) -> None:
@@ -260,7 +272,7 @@ def test_an_optimizer_of_the_users_own_and_a_broken_one(
     said = result.stderr.splitlines()
     assert "FAILED" in said[0]
     assert "RuntimeError: I am broken" in said[0]
-    assert said[-2] == "1 of 4 runs failed (the others are kept; run again to retry):"
+    assert said[-2] == "1 of 4 runs failed (the others are kept; --retry-failed runs them again):"
     assert said[-1].endswith("Broken · dataset=digits · model=mlp · seed 0: RuntimeError: I am broken")
     assert "Mine" in result.stdout
     out = Path("runs/small")

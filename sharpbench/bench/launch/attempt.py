@@ -22,20 +22,31 @@ OUTPUT = "output.log"
 def attempt(job: Job, settings: Settings, capture: bool = False) -> Outcome | None:
     """Carry out ``job``; None when another process is at work in its directory.
 
-    A run that has ended meanwhile is not repeated. Whatever an earlier attempt left half-written is
-    removed first. An exception becomes ``error.log`` and a failed outcome.
+    A run that has ended meanwhile, or failed (``error.log``), is not repeated. Whatever an earlier attempt
+    left half-written is removed first. An exception becomes ``error.log`` and a failed outcome; so does a
+    directory that can't be written, as far as it can.
 
     Args:
         job: the run.
         settings: see :class:`~sharpbench.bench.launch.Settings`.
         capture: send what the run prints to a file in its directory (kept only if it fails).
     """
+    try:
+        return _attempt(job, settings, capture)
+    except OSError as error:  # the disk is full, or gone, or can only be read
+        reason = f"{job.directory} can't be written: {error.strerror or error}"
+        return Outcome(job.run_id, "failed", reason)
+
+
+def _attempt(job: Job, settings: Settings, capture: bool) -> Outcome | None:
     with claimed(job.directory) as mine:
         if not mine:
             return None
         ended = read_result(job.directory, job.run_id)
         if ended is not None:
             return Outcome(job.run_id, ended["status"], str(ended.get("reason") or ""), here=False)
+        if (job.directory / ERROR_LOG).exists():
+            return Outcome(job.run_id, "failed", last_line(job.directory / ERROR_LOG), here=False)
         clean(job.directory)
         try:
             with output_to(job.directory / OUTPUT) if capture else contextlib.nullcontext():
@@ -58,8 +69,10 @@ def record_failure(job: Job, account: str, attempts: int = 1) -> Outcome:
     if printed.strip():
         # Last lines last: the account is what `sharpbench status` shows.
         log = f"What the run printed:\n{printed.rstrip()}\n\n{log}"
-    write_text(job.directory / ERROR_LOG, log)
-    return Outcome(job.run_id, "failed", last_line(job.directory / ERROR_LOG), attempts)
+    # With a full disk the outcome is all there is.
+    with contextlib.suppress(OSError):
+        write_text(job.directory / ERROR_LOG, log)
+    return Outcome(job.run_id, "failed", log.rstrip().rpartition("\n")[2].strip(), attempts)
 
 
 def _execute(job: Job, settings: Settings) -> Any:

@@ -1,0 +1,128 @@
+"""Join output directories: the parts of one suite that several machines ran."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import InvalidInput
+from .claim import claimed
+from .compare import READ_ERRORS, difference
+from .plan import Plan, PlannedRun
+from .store import ERROR_LOG, Store, examine, open_store, read_plan
+
+# Whoever holds a directory made these; they mean nothing in a copy.
+_LEFT_BEHIND = (".lock", ".owner")
+
+
+@dataclass
+class Merged:
+    """What :func:`merge` did: run ids with their sources; ``skipped``: directory → what is wrong with it."""
+
+    copied: dict[str, Path] = field(default_factory=dict)
+    same: list[str] = field(default_factory=list)
+    failed: dict[str, Path] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+
+def merge(out: Path, parts: Sequence[Path]) -> Merged:
+    """Copy every finished run of ``parts`` into ``out``, whose plan becomes the union of all plans.
+
+    Every file is checked against what the run recorded (SHA-256). A run that several hold must be the same
+    in all, times and memory aside. Everything is checked before anything is written; a run directory
+    appears whole, by a rename, or not at all. Logs of failed runs come along where nobody has a result;
+    unfinished runs don't.
+
+    Raises:
+        InvalidInput: another suite, other axes, or two different results of the same run (both are named).
+    """
+    if not parts:
+        raise InvalidInput("nothing to merge: name at least one output directory besides OUT")
+    stores = [Store(part) for part in (*([out] if (out / "plan.json").exists() else []), *parts)]
+    plan = _union([(store.out, read_plan(store.out)) for store in stores])
+    done: dict[str, Path] = {}
+    merged = Merged()
+    for run in plan.runs:
+        for store in stores:
+            _consider(run, store.directory(run.run_id), done, merged)
+    target = open_store(out, plan)
+    try:
+        for run_id, source in done.items():
+            if source != target.directory(run_id):
+                _copy(source, target.directory(run_id))
+                merged.copied[run_id] = source
+        for run_id, source in list(merged.failed.items()):
+            if source != target.directory(run_id) and not target.directory(run_id).exists():
+                _copy(source, target.directory(run_id))
+    except OSError as error:
+        raise InvalidInput(
+            f"{out} can't be written ({error.strerror or error}); what was copied is whole"
+        ) from None
+    merged.missing = [run for run in dict.fromkeys(r.run_id for r in plan.runs) if run not in done]
+    return merged
+
+
+def _union(plans: Sequence[tuple[Path, Plan]]) -> Plan:
+    place, first = plans[0]
+    runs: dict[tuple[str, str], PlannedRun] = {}
+    for path, plan in plans:
+        for what in ("suite", "axes", "baseline"):
+            mine, other = getattr(first, what), getattr(plan, what)
+            if mine != other:
+                raise InvalidInput(
+                    f"{path} can't be merged with {place}: {what} is {other!r} there and {mine!r} here"
+                )
+        for run in plan.runs:
+            if run.run_id != run.spec.id:
+                raise InvalidInput(f"{path}: plan.json names run {run.run_id}, but its spec is {run.spec.id}")
+            runs.setdefault((run.run_id, run.label), run)
+    return first.model_copy(update={"runs": tuple(runs.values())})
+
+
+def _consider(run: PlannedRun, directory: Path, done: dict[str, Path], merged: Merged) -> None:
+    run_id = run.run_id
+    result, damage = examine(directory, run_id, thorough=True)
+    if damage:
+        merged.skipped[str(directory)] = damage
+    elif result is None:
+        if (directory / ERROR_LOG).is_file() and run_id not in done:
+            merged.failed.setdefault(run_id, directory)
+    elif run_id not in done:
+        done[run_id] = directory
+        merged.failed.pop(run_id, None)
+    elif done[run_id].resolve() != directory.resolve():
+        try:
+            wrong = difference(done[run_id], directory)
+        except READ_ERRORS as error:
+            merged.skipped[str(directory)] = " ".join(str(error).split())
+            return
+        if wrong:
+            raise InvalidInput(
+                f"two results of run {run_id} ({run.title}): {done[run_id]} and {directory} differ: {wrong}; "
+                "remove the one that is wrong"
+            )
+        merged.same.append(run_id)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """``source`` as ``target``, whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copytree(source, temporary, ignore=shutil.ignore_patterns(*_LEFT_BEHIND, ".*.tmp*"))
+        if target.exists():
+            with claimed(target) as mine:
+                if not mine:
+                    raise InvalidInput(f"{target} is being worked on by another process; merge when it ended")
+                old = target.with_name(f".{target.name}.{os.getpid()}.old")
+                target.rename(old)
+                temporary.rename(target)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
