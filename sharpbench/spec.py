@@ -70,6 +70,7 @@ class MeasureSpec(Frozen):
     hvps: int = Field(100, ge=10, description="budget of Hessian-vector products")
     rho: float = Field(0.05, gt=0, description="radius of SAM sharpness and of loss-value measures")
     damping: float = Field(0.01, gt=0, description="delta of log det(I + |H|/delta)")
+    diagnostics: bool = Field(False, description="what the optimizer says about its steps, every epoch")
     epochs: tuple[int, ...] = Field((), description="also measured after these epochs (0: before training)")
 
 

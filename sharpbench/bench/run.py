@@ -84,6 +84,7 @@ def _execute(
             validation_set=ready.validation_set,
             on_epoch=report.epoch,
             measure_after=lambda epoch: measures_of_epoch(spec, ready, epoch) if ranks.first else [],
+            diagnostics=spec.measure.diagnostics,
             generators=ready.generators,
             checkpoints=Checkpoints(directory / CHECKPOINT, spec.id),
             ranks=ranks,
@@ -91,6 +92,8 @@ def _execute(
         if not ranks.first:
             return "diverged" if course.diverged else "done"
         save_history(directory / "history.parquet", course.history)
+        if course.diagnostics:
+            save_frame(directory / "diagnostics.parquet", pd.DataFrame(course.diagnostics))
         if course.measured:
             save_frame(directory / "trajectory.parquet", pd.DataFrame(course.measured))
         metrics, measuring = None, 0.0

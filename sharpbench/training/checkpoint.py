@@ -36,6 +36,7 @@ class Course:
         diverged: why it ended early.
         seconds: wall time spent in earlier processes.
         measured: rows of measures taken on the way.
+        diagnostics: what the optimizer said about its steps, one row an epoch and scalar.
     """
 
     loss_sum: Tensor
@@ -49,6 +50,7 @@ class Course:
     diverged: str | None = None
     seconds: float = 0.0
     measured: list[dict[str, Any]] = field(default_factory=list)
+    diagnostics: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Checkpoints:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ..optim import OPTIMIZERS, build, complete_parameters
+from ..optim import OPTIMIZERS, SharpnessAware, build, complete_parameters
 from ..spec import OptimizerSpec, TaskSpec
 from .batch import answers, autocast, batch_losses
 from .checkpoint import Checkpoints, Course
@@ -33,6 +33,7 @@ def train(
     validation_set: Examples | None = None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
     measure_after: Callable[[int], Sequence[dict[str, Any]]] = lambda epoch: (),
+    diagnostics: bool = False,
     generators: dict[str, torch.Generator] | None = None,
     checkpoints: Checkpoints | None = None,
     ranks: Ranks | None = None,
@@ -49,6 +50,7 @@ def train(
         validation_set: likewise.
         on_epoch: told each row of the history.
         measure_after: rows of measures after that many epochs; called for 0 too.
+        diagnostics: gather what the optimizer says about its steps (``SharpnessAware.diagnostics``).
         generators: further random streams that a checkpoint has to hold (the augmentation's).
         checkpoints: where to save, and to go on from.
         ranks: the processes that share each mini-batch.
@@ -72,6 +74,8 @@ def train(
     network = shared if task.compile == "no" else compiled(shared, task.compile)
     optimizer = build(method.name, base_optimizer(model, task, method), model=shared, **parameters)
     zero = torch.zeros((), dtype=torch.float64, device=device)
+    if diagnostics and isinstance(optimizer, SharpnessAware):
+        optimizer.record_diagnostics()
     course = Course(loss_sum=zero, right=torch.zeros((), dtype=torch.int64, device=device))
     checkpoints.attach(course, model, optimizer, {"order": order, **(generators or {})}, ranks.first)
     began = time.perf_counter()
@@ -122,6 +126,11 @@ def train(
                         )
             row["wall_seconds"] = course.seconds + time.perf_counter() - began
             course.history.append(row)
+            if diagnostics and isinstance(optimizer, SharpnessAware):
+                course.diagnostics += [
+                    {"epoch": course.epoch, "name": name, "value": value.item()}
+                    for name, value in optimizer.diagnostics().items()
+                ]
             on_epoch(row)
             course.measured += measure_after(course.epoch)
             course.epoch, course.batch = course.epoch + 1, 0

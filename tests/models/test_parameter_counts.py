@@ -94,7 +94,7 @@ def vgg_16(classes: int, width: int = 64) -> int:
 
 
 def blocks_of(width: int, depth: int) -> int:
-    """Query, key, value and projection; an MLP four times as wide; two norms: 12 width² + 13 width a block."""
+    """Query, key, value, projection; an MLP four times as wide; two norms: 12 width² + 13 width a block."""
     return depth * (12 * width**2 + 13 * width)
 
 

@@ -34,14 +34,20 @@ def spec(name: str, **task: Any) -> RunSpec:
     return RunSpec(
         task=chosen,
         optimizer={"name": name, "label": name, "parameters": METHODS.get(name, {})},
-        measure={"hvps": 10, "examples": 32, "epochs": (0, 1), "measures": ("sam_sharpness",)},
+        measure={
+            "hvps": 10,
+            "examples": 32,
+            "epochs": (0, 1),
+            "measures": ("sam_sharpness",),
+            "diagnostics": True,
+        },
     )
 
 
 def same(one: Path, two: Path) -> None:
     first, second = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first)
-    for name in ("history", "measures", "trajectory"):
+    for name in ("history", "measures", "trajectory", "diagnostics"):
         a, b = (pd.read_parquet(place / f"{name}.parquet") for place in (one, two))
         times = [column for column in ("wall_seconds", "seconds") if column in a]
         pd.testing.assert_frame_equal(a.drop(columns=times), b.drop(columns=times), check_exact=True)
