@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Dataset, TrainingSet, load, training_set
+from ..data.augment import CUTOUT, PADDING, Augmentation
+from ..errors import InvalidInput
 from ..models import build_model
-from ..spec import RunSpec
+from ..spec import RunSpec, TaskSpec
 from ..training.feed import Examples
 from ..training.streams import global_stream, stream, stream_seed
 
@@ -69,14 +71,16 @@ def make_ready(spec: RunSpec, device: torch.device) -> Ready:
     model = model.to(device)
     if task.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    generators = {"augmentation": stream(spec.seed, "augmentation", device)} if task.augmentation else {}
+    train_set = on_device(data, corrupted.inputs, corrupted.labels, spec, device)
     compares = {"capacity", "pac_bayes"} & set(spec.measure.measures)
     return Ready(
         model=model,
-        train_set=on_device(data, corrupted.inputs, corrupted.labels, spec, device),
+        train_set=augmented(train_set, task, generators.get("augmentation")),
         test_set=on_device(data, data.test.inputs, data.test.labels, spec, device),
         validation_set=None,
         corrupted=corrupted,
-        generators={},
+        generators=generators,
         initial={n: p.detach().clone() for n, p in model.named_parameters()} if compares else None,
     )
 
@@ -84,9 +88,36 @@ def make_ready(spec: RunSpec, device: torch.device) -> Ready:
 def on_device(data: Dataset, inputs: Tensor, labels: Tensor, spec: RunSpec, device: torch.device) -> Examples:
     """A split on the device, plain: normalised now if that is small, else mini-batch by mini-batch."""
     inputs, labels = inputs.to(device), labels.to(device)
-    if inputs.numel() * 4 <= NORMALISED_BYTES:
+    # Padding of a crop is black, which is a pixel's 0, not a normalised one's.
+    crops = "crop" in spec.task.augmentation
+    if inputs.numel() * 4 <= NORMALISED_BYTES and not crops:
         return Examples(data.normalise(inputs), labels, channels_last=spec.task.channels_last)
     return Examples(inputs, labels, prepare=data.normalise, channels_last=spec.task.channels_last)
+
+
+def augmented(examples: Examples, task: TaskSpec, generator: torch.Generator | None) -> Examples:
+    """The examples with the task's augmentation.
+
+    Raises:
+        InvalidInput: the examples aren't images.
+    """
+    if not task.augmentation or generator is None:
+        return examples
+    if examples.inputs.ndim != 4:
+        raise InvalidInput(f"augmentation is for images; {task.dataset!r} holds none: leave it out")
+    early = [name for name in task.augmentation if name != "cutout"]
+    late = [name for name in task.augmentation if name == "cutout"]
+    size = min(CUTOUT, examples.inputs.shape[-1] // 2)
+    return replace(
+        examples,
+        augment=Augmentation(early, generator, padding=crop_padding(examples.inputs)) if early else None,
+        late_augment=Augmentation(late, generator, size=size) if late else None,
+    )
+
+
+def crop_padding(inputs: Tensor) -> int:
+    """4 pixels for 32, as everybody has it, and in proportion for smaller images."""
+    return max(1, min(PADDING, inputs.shape[-1] // 8))
 
 
 def measure_settings(spec: RunSpec) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from torch import nn
 from sharpbench.bench.progress import Progress
 from sharpbench.bench.run import execute
 from sharpbench.errors import RunFailed
-from sharpbench.spec import RunSpec
+from sharpbench.optim.base import SharpnessAware
+from sharpbench.spec import RunSpec, TaskSpec
+from sharpbench.training.batch import batch_losses
 from sharpbench.training.evaluate import evaluate
 from sharpbench.training.feed import Examples
 from sharpbench.training.schedules import factor
@@ -137,3 +139,31 @@ def test_streams_do_not_depend_on_each_other_or_on_the_global_one() -> None:
 
 def test_cosine_ends_near_zero() -> None:
     assert factor("cosine", 99, 100) < 1e-3
+
+
+def test_augmented_and_in_parts_it_is_still_a_function_of_its_spec(tmp_path: Path) -> None:
+    task = {"model": "small_cnn", "augmentation": ("crop", "flip", "cutout"), "channels_last": True}
+    task |= {"micro_batches": 3, "precision": "bfloat16", "label_smoothing": 0.1, "evaluate_every": 2}
+    for name in "ab":
+        execute(spec(task=task), tmp_path / name)
+    first, second = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    history = pd.read_parquet(tmp_path / "a" / "history.parquet")
+    assert history["test_loss"].isna().tolist() == [True, False]
+    execute(spec(task={"model": "small_cnn"}), tmp_path / "plain")
+    assert any(not torch.equal(first[k], v) for k, v in weights(tmp_path / "plain").items())
+
+
+def test_parts_of_a_mini_batch_average_to_the_whole() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3).double()
+    x, y = torch.randn(11, 4).double(), torch.randint(0, 3, (11,))
+    gradients = []
+    for parts in (1, 4):
+        optimizer = SharpnessAware(torch.optim.SGD(model.parameters(), lr=0.0))
+        closures = batch_losses(model, optimizer, x, y, TaskSpec(micro_batches=parts))
+        assert len(closures) == parts
+        loss = optimizer.step(closures)
+        gradients.append([loss, *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+        assert sum(int(c.right) for c in closures if c.right is not None) == (model(x).argmax(1) == y).sum()
+    torch.testing.assert_close(gradients[0], gradients[1])
