@@ -1,4 +1,4 @@
-"""Checks made once: one loss, a second derivative that is one, BatchNorm folding that changes nothing."""
+"""Checks made once: one loss, a second derivative that is one, cheaper layers that change nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from ..errors import InvalidInput
 from .batches import Batch
 from .differences import central_difference
 from .graphs import NoSecondDerivative, product
-from .isolation import has_foldable_batch_norm, isolated
+from .isolation import isolated
+from .layers import LayerForm, possible_forms
+from .memory import out_of_memory
 from .notices import SlowerFormulation
 from .subject import warn_once
 from .verification import second_derivative_is_right
@@ -95,7 +97,7 @@ def adopt_formulation(surface: LossSurface) -> str:
 
 
 def _symmetric(surface: LossSurface, batch: Batch, probe: Tensor) -> bool:
-    with isolated(surface.model, surface.parameters, False):
+    with isolated(surface.model, surface.parameters, "own"):
         gradient = surface.evaluate.gradient_graph(batch)
         once = product(gradient, surface.parameters, surface.split(probe), True)
         size = float(once.norm())
@@ -107,21 +109,34 @@ def _symmetric(surface: LossSurface, batch: Batch, probe: Tensor) -> bool:
     return abs(forth - back) <= 30 * math.sqrt(torch.finfo(surface.dtype).eps) * scale
 
 
-def adopt_folding(surface: LossSurface) -> bool:
-    """One random product with and without BatchNorm as an affine map: use it only if they are equal."""
-    if surface.formulation == "central_difference" or not has_foldable_batch_norm(surface.model):
-        return False
+def adopt_form(surface: LossSurface) -> LayerForm:
+    """The cheapest form of the layers in which one random product is what it was."""
+    forms = possible_forms(surface.model)
+    if surface.formulation == "central_difference" or forms == ["own"]:
+        return "own"
+    if surface.device.type != "cpu":  # another memory layout was measured to pay on CPU only
+        forms = [form for form in forms if form != "channels_last"]
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(surface.dimension, generator=generator).to(surface.device, surface.dtype)
     batch = next(iter(surface.batches))
-    products = []
-    for fold in (False, True):
-        with isolated(surface.model, surface.parameters, fold):
-            gradient = surface.evaluate.gradient_graph(batch)
-            products.append(product(gradient, surface.parameters, surface.split(probe), False).double())
-    plain, folded = products
+    plain = _product_as(surface, batch, probe, "own")
     limit = 3 * math.sqrt(torch.finfo(surface.dtype).eps)
-    return bool((folded - plain).norm() <= limit * plain.norm())
+    for form in forms[:-1]:
+        try:
+            same = (_product_as(surface, batch, probe, form) - plain).norm() <= limit * plain.norm()
+        except RuntimeError as error:  # a view of activations that wants them in NCHW order
+            if out_of_memory(error):
+                raise
+            continue
+        if bool(same):
+            return form
+    return "own"
+
+
+def _product_as(surface: LossSurface, batch: Batch, probe: Tensor, form: LayerForm) -> Tensor:
+    with isolated(surface.model, surface.parameters, form):
+        gradient = surface.evaluate.gradient_graph(batch)
+        return product(gradient, surface.parameters, surface.split(probe), False).double()
 
 
 class _Walk:

@@ -5,24 +5,23 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-_FOLDABLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+from .layers import LayerForm, layers_as
 
 
 @contextmanager
-def isolated(model: nn.Module, measured: Sequence[Tensor], fold_batch_norm: bool) -> Iterator[None]:
+def isolated(model: nn.Module, measured: Sequence[Tensor], form: LayerForm) -> Iterator[None]:
     """Evaluate ``model`` in eval mode with only ``measured`` requiring gradients; undo it all after.
 
     Restored, also when an exception passes: every module's ``training`` flag, buffer *values*, each
     parameter's ``requires_grad`` and ``grad``, and the random state of torch, numpy and Python. While
     inside: the math attention kernel (the fused ones have no second derivative), no autocast, and
-    eval-mode BatchNorm as an affine map where ``fold_batch_norm``.
+    convolutions and BatchNorm evaluated in the given form.
     """
     flags = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
@@ -37,8 +36,7 @@ def isolated(model: nn.Module, measured: Sequence[Tensor], fold_batch_norm: bool
             module.training = False
         for p, _, _ in parameters:
             p.requires_grad_(id(p) in wanted)
-        if fold_batch_norm:
-            stack.enter_context(_affine_batch_norm(model))
+        stack.enter_context(layers_as(model, form))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         fast_path = torch.backends.mha.get_fastpath_enabled()
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
@@ -47,11 +45,6 @@ def isolated(model: nn.Module, measured: Sequence[Tensor], fold_batch_norm: bool
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         yield
-
-
-def has_foldable_batch_norm(model: nn.Module) -> bool:
-    """Whether any BatchNorm would be expressed as an affine map while measuring."""
-    return any(_is_foldable(module) for module in model.modules())
 
 
 def _restore(
@@ -81,42 +74,3 @@ def _random_state(device: torch.device) -> Iterator[None]:
         torch.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state(cuda, device)
-
-
-def _is_foldable(module: nn.Module) -> bool:
-    # Exact types only: a subclass may do more; an instance whose forward is patched certainly does.
-    return (
-        type(module) in _FOLDABLE
-        and getattr(module, "running_mean", None) is not None
-        and "forward" not in vars(module)
-    )
-
-
-@contextmanager
-def _affine_batch_norm(model: nn.Module) -> Iterator[None]:
-    """``y = x a + b`` with ``a = w / sqrt(var + eps)``, ``b = bias - mean a``: equal in eval mode.
-
-    The generic operator's double backward costs about twice as much.
-    """
-    folded = [module for module in model.modules() if _is_foldable(module)]
-    try:
-        for module in folded:
-            vars(module)["forward"] = partial(_affine_forward, module)
-        yield
-    finally:
-        for module in folded:
-            vars(module).pop("forward", None)
-
-
-def _affine_forward(module: nn.Module, inputs: Tensor) -> Tensor:
-    mean: Tensor = module.get_buffer("running_mean")
-    variance: Tensor = module.get_buffer("running_var")
-    scale = (variance + module.eps).rsqrt()  # type: ignore[operator]
-    weight, bias = module.weight, module.bias
-    if isinstance(weight, Tensor):
-        scale = scale * weight
-    shift = -mean * scale
-    if isinstance(bias, Tensor):
-        shift = shift + bias
-    shape = [1, -1] + [1] * (inputs.ndim - 2)
-    return inputs * scale.view(shape) + shift.view(shape)

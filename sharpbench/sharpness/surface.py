@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInput, must_be, unknown_name
 from .batches import Batch, Batches
-from .checks import adopt_folding, adopt_formulation, require_deterministic
+from .checks import adopt_form, adopt_formulation, require_deterministic
 from .differences import central_difference, displaced
 from .evaluation import Evaluator, LossFunction
 from .graphs import GradientGraphs, product
 from .isolation import isolated
+from .layers import LayerForm
 from .memory import within_memory
 from .operator import dense
 from .shards import Shards
@@ -93,7 +94,7 @@ class LossSurface:
         self.evaluate = Evaluator(self.model, loss_fn, self.parameters)
         self.graphs = GradientGraphs(self.parameters, memory)
         self.formulation: str = formulation
-        self.fold_batch_norm = False
+        self.form: LayerForm = "own"
         self.hvps = self.gradients = self.forwards = 0
         self._sizes = [p.numel() for p in self.parameters]
         self._depth = 0
@@ -110,7 +111,7 @@ class LossSurface:
             self.shards.together(lambda: require_deterministic(self), self.device)
         if formulation == "auto":
             self.formulation = self.shards.together(lambda: adopt_formulation(self), self.device)
-        self.fold_batch_norm = self.shards.together(lambda: adopt_folding(self), self.device)
+        self.form = self.shards.together(lambda: adopt_form(self), self.device)
         self.graphs.clear()
         self.hvps = self.gradients = self.forwards = 0
 
@@ -224,7 +225,7 @@ class LossSurface:
         """
         with ExitStack() as stack:
             if self._depth == 0:
-                stack.enter_context(isolated(self.model, self.parameters, self.fold_batch_norm))
+                stack.enter_context(isolated(self.model, self.parameters, self.form))
                 stack.callback(self.graphs.clear)
             self._depth += 1
             try:

@@ -99,10 +99,10 @@ def test_gradient_agrees_with_losses(name: str) -> None:
 def test_batch_norm_is_folded_and_gives_the_generic_product() -> None:
     model, data = _case("batch_norm")
     surface = LossSurface(model, F.cross_entropy, data)
-    assert surface.fold_batch_norm
+    assert surface.form == "channels_last"
     vector = torch.randn(surface.dimension, dtype=torch.float64)
     folded = surface.hvp(vector)
-    surface.fold_batch_norm = False
+    surface.form = "own"
     assert torch.allclose(folded, surface.hvp(vector), rtol=1e-9, atol=1e-12)
 
 
