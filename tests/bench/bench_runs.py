@@ -16,9 +16,10 @@ from pathlib import Path
 
 from sharpbench.bench.plan import Plan, PlannedRun
 from sharpbench.bench.progress import Listener, Progress
-from sharpbench.errors import RunFailed
+from sharpbench.errors import Interrupted, RunFailed
 from sharpbench.files import write_json, write_text
 from sharpbench.spec import OptimizerSpec, RunSpec, TaskSpec
+from sharpbench.training import interrupt
 
 EXECUTE = "bench_runs:execute"
 SECONDS_AN_EPOCH = 0.01
@@ -54,6 +55,9 @@ def execute(
     write_text(directory / "half.txt", "half")
     for epoch in range(1, spec.task.epochs + 1):
         time.sleep(SECONDS_AN_EPOCH)
+        if interrupt.requested():
+            write_text(directory / "checkpoint.pt", str(epoch))
+            raise Interrupted(f"stopped in epoch {epoch}")
         if listener is not None:
             listener(Progress(spec.id, "training", epoch, spec.task.epochs, 1.0 / epoch, 0.5))
     if behaviour == "raises":
@@ -85,6 +89,7 @@ def execute(
             "metrics": None,
         },
     )
+    (directory / "checkpoint.pt").unlink(missing_ok=True)
     return status
 
 

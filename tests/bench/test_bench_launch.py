@@ -13,7 +13,7 @@ import pytest
 
 from sharpbench.bench.drive import estimated_cost, run_plan
 from sharpbench.bench.launch import Outcome, Settings, find_launcher
-from sharpbench.bench.launch.local import worker_count
+from sharpbench.bench.launch.slots import worker_count
 from sharpbench.bench.progress import Progress
 from sharpbench.bench.store import Store, claimed
 from sharpbench.errors import InvalidInput

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...errors import SharpbenchError
+from ...errors import Interrupted, SharpbenchError
 from ...files import write_text
 from ..store import ERROR_LOG, claimed, clean, last_line, read_result
 from . import Job, Outcome, Settings
@@ -22,9 +22,9 @@ OUTPUT = "output.log"
 def attempt(job: Job, settings: Settings, capture: bool = False) -> Outcome | None:
     """Carry out ``job``; None when another process is at work in its directory.
 
-    A run that has ended meanwhile, or failed (``error.log``), is not repeated. Whatever an earlier attempt
     left half-written is removed first. An exception becomes ``error.log`` and a failed outcome; so does a
-    directory that can't be written, as far as it can.
+    directory that can't be written, as far as it can. A run that was asked to stop is ``interrupted``, and
+    keeps its checkpoint.
 
     Args:
         job: the run.
@@ -51,6 +51,8 @@ def _attempt(job: Job, settings: Settings, capture: bool) -> Outcome | None:
         try:
             with output_to(job.directory / OUTPUT) if capture else contextlib.nullcontext():
                 _execute(job, settings)
+        except Interrupted as stop:  # not an end: the checkpoint stays, and there is no error to keep
+            return Outcome(job.run_id, "interrupted", str(stop))
         except (Exception, SystemExit) as error:  # one broken run must not end the others
             return record_failure(job, _account(error))
         result = read_result(job.directory, job.run_id)

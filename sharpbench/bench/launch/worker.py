@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from ...spec import RunSpec
+from ...training import interrupt
 from ..progress import Progress
 from . import Job, Outcome, Settings
 from .attempt import attempt
@@ -21,25 +22,31 @@ from .attempt import attempt
 # What a worker is sent: the canonical spec and the directory; and what it sends back.
 Order = tuple[str, str]
 Report = Progress | Outcome | None
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR2") if hasattr(signal, name)]
 
 
 def serve(pipe: Connection, settings: Settings) -> None:
-    """The main function of a worker. None as an answer means: another process holds that run."""
-    # Ctrl-C reaches the whole process group; the parent alone decides, and kills its workers.
+    """The main function of a worker. None as an answer means: another process holds that run.
+
+    SIGTERM, and SIGUSR2 (what batch systems send before the time limit), ask the present run for a
+    checkpoint; after it the worker leaves.
+    """
+    # Ctrl-C reaches the whole process group; the parent alone decides, and stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     # A segfault writes the Python stack to the run's captured output, which ends up in error.log.
     faulthandler.enable(2)
     settings = replace(settings, listener=lambda progress: _send(pipe, progress))
-    while True:
-        try:
-            order: Order = pipe.recv()
-        except (EOFError, OSError):
-            return
-        spec, directory = order
-        job = Job(RunSpec.model_validate_json(spec), Path(directory))
-        _send(pipe, attempt(job, settings, capture=True))
-        _collect_garbage()
+    with interrupt.stop_on_signals(*STOP_SIGNALS):
+        while not interrupt.requested():
+            try:
+                order: Order = pipe.recv()
+            except (EOFError, OSError):
+                return
+            spec, directory = order
+            job = Job(RunSpec.model_validate_json(spec), Path(directory))
+            _send(pipe, attempt(job, settings, capture=True))
+            _collect_garbage()
 
 
 def _collect_garbage() -> None:
@@ -52,7 +59,7 @@ def _collect_garbage() -> None:
 
 
 def _send(pipe: Connection, report: Report) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the parent is gone; the watch below ends this process
+    with contextlib.suppress(OSError):  # the parent is gone; the watch below ends this process
         pipe.send(report)
 
 
