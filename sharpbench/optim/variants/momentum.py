@@ -52,38 +52,37 @@ class MSAM(SharpnessAware):
         if not params:
             return self.evaluate(closures)
         norm = global_norm(momenta)
-        own = "rho" not in self.base.defaults
-        scales = [
-            -radius_over(norm, self._groups[p].get("rho", self.rho) if own else self.rho).to(
-                p.device, p.dtype
-            )
-            for p in params
-        ]
-        e = list(torch._foreach_mul(momenta, scales))
+        e = list(torch._foreach_mul(momenta, self._scales(params, norm)))
         # The only pass of the step: its buffers and random numbers are the ones to keep.
         if self.log is not None:
             self.log.look(params, e, self.parameters())
         with self._perturbation.of(params, e):
             loss, handed = self.evaluate(closures)
         if self.decay_at == "perturbed":
-            moved = dict(zip(params, e, strict=True))
-            handed = [
-                self._decayed(p, g, moved[p]) if g is not None and p in moved else g
-                for p, g in zip(self.parameters(), handed, strict=True)
-            ]
+            self._decay(dict(zip(params, e, strict=True)), dict(zip(self.parameters(), handed, strict=True)))
         return loss, handed
 
-    def _decayed(self, p: Tensor, gradient: Tensor, e: Tensor) -> Tensor:
+    def _scales(self, params: Sequence[Tensor], norm: Tensor) -> Any:
+        """-rho / norm: one 0-dim tensor, or one for each parameter where their groups or devices differ."""
+        own = "rho" not in self.base.defaults and any("rho" in group for group in self.param_groups)
+        if not own and all(p.device == norm.device and p.dtype == norm.dtype for p in params):
+            return -radius_over(norm, self.rho)
+        radii = [self._groups[p].get("rho", self.rho) if own else self.rho for p in params]
+        return [-radius_over(norm, rho).to(p.device, p.dtype) for rho, p in zip(radii, params, strict=True)]
+
+    def _decay(self, moved: dict[Tensor, Tensor], handed: dict[Tensor, Tensor | None]) -> None:
         """Weight decay also of e: in the gradient, or after the step where the base decouples it (AdamW)."""
-        group = self._groups[p]
-        decay = group.get("weight_decay", 0.0)
-        if not decay:
-            return gradient
-        if group.get("decoupled_weight_decay", isinstance(self.base, torch.optim.AdamW)):
-            self._late.append((p, e * (-group["lr"] * decay / self._closures_of_step())))
-            return gradient
-        decayed: Tensor = gradient + decay * e
-        return decayed
+        for group in self.param_groups:
+            decay = group.get("weight_decay", 0.0)
+            if not decay:
+                continue
+            own = [(p, moved[p], handed[p]) for p in group["params"] if p in moved]
+            touched = [(p, e, g) for p, e, g in own if g is not None]
+            if group.get("decoupled_weight_decay", isinstance(self.base, torch.optim.AdamW)):
+                factor = -group["lr"] * decay / self._closures_of_step()
+                self._late += [(p, e * factor) for p, e, _ in touched]
+            elif touched:
+                torch._foreach_add_([g for *_, g in touched], [e for _, e, _ in touched], alpha=decay)
 
     def _closures_of_step(self) -> int:
         return self._closures if self.m_sharpness else 1
