@@ -5,8 +5,8 @@
 One process, every optimizer and peer in turn within each round (interleaved, in an order drawn anew for
 each round), medians over the rounds of the ratio of a step to the gradient timed right after it. A gradient
 is one forward and backward pass on the same mini-batch. As in every run of the harness, the C library keeps
-freed memory (sharpbench.allocator); `--return-memory` leaves glibc's default, for comparison. The base optimizer's own update is
-part of a step, so sgd's row shows what it adds. Peers: pytorch_optimizer's SAM where installed,
+freed memory (sharpbench.allocator); `--return-memory` leaves glibc's default, for comparison. The base
+optimizer's own update is part of a step, so sgd's row shows what it adds. Peers: pytorch_optimizer's SAM where installed,
 and davda54/sam when the folder that holds its sam.py is given. Writes benchmarks/results/optimizer_step.md
 and .csv.
 """
