@@ -310,7 +310,7 @@ class SharpnessAware(Optimizer):
     # -- parameters and state ----------------------------------------------------------------------
 
     def parameters(self) -> list[Tensor]:
-        """All trainable parameters, in the order of the groups; within a step one list, not to be changed."""
+        """All trainable parameters, in the order of the groups (in a step: one list, not to be changed)."""
         if self._params_of_step is not None:
             return self._params_of_step
         return [p for group in self.base.param_groups for p in group["params"] if p.requires_grad]
@@ -381,7 +381,7 @@ def _is_watched(optimizer: Optimizer) -> bool:
         or optimizer._optimizer_step_post_hooks
         or _global_optimizer_pre_hooks
         or _global_optimizer_post_hooks
-        or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+        or torch._C._autograd._profiler_enabled()
     )
 
 

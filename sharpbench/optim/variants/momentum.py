@@ -51,48 +51,38 @@ class MSAM(SharpnessAware):
         params, momenta = self._momenta()
         if not params:
             return self.evaluate(closures)
-        e = self._ascent(params, momenta)
+        norm = global_norm(momenta)
+        e = list(torch._foreach_mul(momenta, self._scales(params, norm)))
         # The only pass of the step: its buffers and random numbers are the ones to keep.
         if self.log is not None:
             self.log.look(params, e, self.parameters())
         with self._perturbation.of(params, e):
             loss, handed = self.evaluate(closures)
         if self.decay_at == "perturbed":
-            handed = self._decayed(handed, dict(zip(params, e, strict=True)))
+            self._decay(dict(zip(params, e, strict=True)), dict(zip(self.parameters(), handed, strict=True)))
         return loss, handed
 
-    def _ascent(self, params: list[Tensor], momenta: list[Tensor]) -> list[Tensor]:
-        norm = global_norm(momenta)
-        own = "rho" not in self.base.defaults
-        common = -radius_over(norm, self.rho)
-        alike = all(p.device == norm.device and p.dtype == norm.dtype for p in params)
-        if alike and not any(own and "rho" in group for group in self.param_groups):
-            return list(torch._foreach_mul(momenta, common))
+    def _scales(self, params: Sequence[Tensor], norm: Tensor) -> Any:
+        """-rho / norm: one 0-dim tensor, or one for each parameter where their groups or devices differ."""
+        own = "rho" not in self.base.defaults and any("rho" in group for group in self.param_groups)
+        if not own and all(p.device == norm.device and p.dtype == norm.dtype for p in params):
+            return -radius_over(norm, self.rho)
         radii = [self._groups[p].get("rho", self.rho) if own else self.rho for p in params]
-        scales = [-radius_over(norm, rho).to(p.device, p.dtype) for p, rho in zip(params, radii, strict=True)]
-        return list(torch._foreach_mul(momenta, scales))
+        return [-radius_over(norm, rho).to(p.device, p.dtype) for rho, p in zip(radii, params, strict=True)]
 
-    def _decayed(self, handed: Gradients, moved: dict[Tensor, Tensor]) -> Gradients:
+    def _decay(self, moved: dict[Tensor, Tensor], handed: dict[Tensor, Tensor | None]) -> None:
         """Weight decay also of e: in the gradient, or after the step where the base decouples it (AdamW)."""
-        places = {p: i for i, p in enumerate(self.parameters())}
-        result = list(handed)
         for group in self.param_groups:
             decay = group.get("weight_decay", 0.0)
-            members = [
-                (i, g, moved[p])
-                for p in group["params"]
-                if p in moved and (i := places.get(p)) is not None and (g := handed[i]) is not None
-            ]
-            if not decay or not members:
+            if not decay:
                 continue
+            own = [(p, moved[p], handed[p]) for p in group["params"] if p in moved]
+            touched = [(p, e, g) for p, e, g in own if g is not None]
             if group.get("decoupled_weight_decay", isinstance(self.base, torch.optim.AdamW)):
-                share = -group["lr"] * decay / self._closures_of_step()
-                self._late += [(self.parameters()[i], e * share) for i, _, e in members]
-                continue
-            decayed = torch._foreach_add([g for _, g, _ in members], [e for *_, e in members], alpha=decay)
-            for (i, _, _), gradient in zip(members, decayed, strict=True):
-                result[i] = gradient
-        return result
+                factor = -group["lr"] * decay / self._closures_of_step()
+                self._late += [(p, e * factor) for p, e, _ in touched]
+            elif touched:
+                torch._foreach_add_([g for *_, g in touched], [e for _, e, _ in touched], alpha=decay)
 
     def _closures_of_step(self) -> int:
         return self._closures if self.m_sharpness else 1
