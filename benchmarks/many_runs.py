@@ -138,8 +138,11 @@ def measure(name: str, folder: Path, pipe: Any) -> None:
     began = time.perf_counter()
     STEPS[name](folder)
     seconds = time.perf_counter() - began
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    pipe.send((seconds, *(resource.getrusage(kind).ru_maxrss / 1024 for kind in kinds)))
+    # Not getrusage: its maximum is inherited from the process that started this one.
+    status = Path("/proc/self/status").read_text().splitlines()
+    own = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    pipe.send((seconds, own / 1024, children / 1024))
 
 
 def main() -> None:
@@ -173,14 +176,19 @@ def main() -> None:
 
 
 def make_sample(folder: Path) -> Path:
-    """One real run, for its files."""
+    """One real run, for its files; in another process, so that this one stays small."""
+    if not (folder / "sample" / "result.json").exists():
+        process = multiprocessing.get_context("spawn").Process(target=sample_run, args=(folder,))
+        process.start()
+        process.join()
+    return folder / "sample"
+
+
+def sample_run(folder: Path) -> None:
     from sharpbench.bench.run import execute as really
     from sharpbench.bench.suite import read_suite
 
-    sample = folder / "sample"
-    if not (sample / "result.json").exists():
-        really(read_suite(folder / "many.toml").plan.runs[0].spec, sample)
-    return sample
+    really(read_suite(folder / "many.toml").plan.runs[0].spec, folder / "sample")
 
 
 def write_results(out: Path, found: dict[str, tuple[float, float, float]]) -> None:
@@ -202,8 +210,8 @@ def write_results(out: Path, found: dict[str, tuple[float, float, float]]) -> No
             for name, (seconds, own, child) in found.items()
         ),
         "",
-        f"A run directory: {len(files)} files, {size / 1024:.0f} KiB (weights left out). plan.json: "
-        f"{(out / 'plan.json').stat().st_size / 2**20:.1f} MiB. The page: {page.stat().st_size / 2**20:.1f} MiB.",
+        f"A run directory: {len(files)} files, {size / 1024:.0f} KiB (weights left out). "
+        f"plan.json: {(out / 'plan.json').stat().st_size / 2**20:.1f} MiB. The page: {page.stat().st_size / 2**20:.1f} MiB.",
         "",
         f"Python {platform.python_version()}, {platform.system()}, {len(os.sched_getaffinity(0))} cores.",
         "",

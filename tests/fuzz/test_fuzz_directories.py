@@ -47,6 +47,10 @@ def damaged(data: st.DataObject, finished: Path) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+def one_line(error: Exception) -> None:
+    assert "\n" not in str(error)
+
+
 @settings(FUZZ, max_examples=400)
 @given(data=st.data())
 def test_status(finished: Path, data: st.DataObject) -> None:
@@ -69,7 +73,7 @@ def test_what_a_report_is_made_of(finished: Path, data: st.DataObject) -> None:
         try:
             frames = collect(out)
         except InvalidInput as error:
-            assert "\n" not in str(error)
+            one_line(error)
             return
         board = leaderboard(frames)
         assert len(board) <= len(PLAN.runs)
@@ -98,7 +102,7 @@ def test_run_mends_it(finished: Path, data: st.DataObject) -> None:
         try:
             outcomes = run_plan(PLAN, out, "inline", Settings("fuzz_calls:run_by_copy"), retry_failed=True)
         except InvalidInput as error:
-            assert "\n" not in str(error)
+            one_line(error)
             return
         bad = [outcome for outcome in outcomes if outcome.status != "done"]
         assert all("can't be written" in outcome.reason for outcome in bad)
