@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of an ordinary file.
+
+    Raises:
+        OSError: there is none, or it is a folder, a pipe or a device (which might never end).
+
+    >>> read_bytes(Path("/dev/zero"))
+    Traceback (most recent call last):
+    OSError: [Errno 22] not an ordinary file: '/dev/zero'
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "not an ordinary file", str(path))
+    except ValueError as error:  # a null byte
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
+    return path.read_bytes()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -29,6 +29,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..files import read_bytes
+
 # Kept inside the run directory when everything else is cleaned: removing a lock file that another
 # process waits for would let two processes hold "the" lock.
 LOCK = ".lock"
@@ -122,7 +124,7 @@ def read_owner(directory: Path) -> Owner | None:
     path = directory / OWNER
     try:
         touched = path.stat().st_mtime
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bytes(path))
         return Owner(str(content["host"]), int(content["process"]), str(content["token"]), touched)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..files import read_bytes
 from .inventory import UNRECORDED, inventory
 
 # What another machine, or the same one on another day, gives otherwise for the same run.
@@ -51,7 +52,7 @@ def _compared(directory: Path) -> list[str]:
 
 
 def _result_difference(one: Path, other: Path) -> str | None:
-    left, right = (_without_times(json.loads((path / "result.json").read_bytes())) for path in (one, other))
+    left, right = (_without_times(json.loads(read_bytes(path / "result.json"))) for path in (one, other))
     for key in sorted(left.keys() | right.keys()):
         if left.get(key) != right.get(key):
             return f"result.json, {key}, is {_short(left.get(key))} and {_short(right.get(key))}"

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import __version__
+from ..files import read_bytes
 from .claim import is_claimed, read_owner
 from .plan import PlannedRun
-from .store import ERROR_LOG, Store, examine, last_line, read_plan
+from .store import ERROR_LOG, EVERYTHING, Store, examine, last_line, read_plan
 
 Level = Literal["ok", "note", "wrong"]
 
@@ -43,7 +44,7 @@ def diagnose(out: Path) -> list[Finding]:
             findings.append(
                 Finding("wrong", "plan.json", f"run {run_id} has the specification of {run.spec.id}")
             )
-        result, damage = examine(store.directory(run_id), run_id, thorough=True)
+        result, damage = examine(store.directory(run_id), run_id, EVERYTHING)
         findings += _run(run, store.directory(run_id), result, damage)
         if result is not None:
             ended += 1
@@ -90,7 +91,7 @@ def _run(run: PlannedRun, directory: Path, result: dict[str, Any] | None, damage
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_bytes(path))
     except (OSError, ValueError, RecursionError):
         return None
 

@@ -19,8 +19,11 @@ from ..spec import RunSpec
 from .launch import Job, Outcome, Settings, find_launcher
 from .plan import Plan, PlannedRun
 from .progress import Progress
-from .store import ERROR_LOG, RESULT, Store, claimed, last_line, open_store
+from .store import ERROR_LOG, RESULT, Store, claimed, examine, last_line, open_store, remove
 
+# Whatever goes into a report is smaller, and is compared with its digest before a run counts as done;
+# of larger files (weights), sizes have to do here.
+TABLES_BYTES = 2**20
 OtherVersion = Literal["refuse", "accept", "redo"]
 
 
@@ -99,7 +102,11 @@ def run_plan(
 
 def _unfinished(store: Store, runs: Collection[PlannedRun], other_version: OtherVersion) -> list[PlannedRun]:
     """The runs without a result to keep, in the order of the plan."""
-    results = {run.run_id: store.result(run.run_id) for run in runs}
+    results = {}
+    for run in runs:
+        results[run.run_id], damage = examine(store.directory(run.run_id), run.run_id, TABLES_BYTES)
+        if damage:
+            _forget(store, run.run_id, RESULT)
     others = {
         run_id: str(result["sharpbench"])
         for run_id, result in results.items()
@@ -125,7 +132,7 @@ def _forget(store: Store, run_id: str, name: str) -> None:
     try:
         with claimed(store.directory(run_id)) as mine:
             if mine:
-                (store.directory(run_id) / name).unlink(missing_ok=True)
+                remove(store.directory(run_id) / name)
     except OSError as error:
         raise InvalidInput(f"{store.directory(run_id)} can't be written ({error.strerror})") from None
 

@@ -12,7 +12,7 @@ from ..errors import InvalidInput
 from .claim import claimed
 from .compare import READ_ERRORS, difference
 from .plan import Plan, PlannedRun
-from .store import ERROR_LOG, Store, examine, open_store, read_plan
+from .store import ERROR_LOG, EVERYTHING, Store, examine, open_store, read_plan
 
 # Whoever holds a directory made these; they mean nothing in a copy.
 _LEFT_BEHIND = (".lock", ".owner")
@@ -85,7 +85,7 @@ def _union(plans: Sequence[tuple[Path, Plan]]) -> Plan:
 
 def _consider(run: PlannedRun, directory: Path, done: dict[str, Path], merged: Merged) -> None:
     run_id = run.run_id
-    result, damage = examine(directory, run_id, thorough=True)
+    result, damage = examine(directory, run_id, EVERYTHING)
     if damage:
         merged.skipped[str(directory)] = damage
     elif result is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import InvalidInput
-from ..files import write_text
+from ..files import read_bytes, write_text
 from ..spec import SCHEMA_VERSION
 from .claim import LOCK as LOCK
 from .claim import OWNER as OWNER
@@ -22,6 +22,7 @@ State = Literal["done", "diverged", "failed", "running", "damaged", "missing"]
 RESULT = "result.json"
 CHECKPOINT = "checkpoint.pt"
 ERROR_LOG = "error.log"
+EVERYTHING = float("inf")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def read_plan(out: Path) -> Plan:
     """
     path = out / "plan.json"
     try:
-        text = path.read_bytes()
+        text = read_bytes(path)
     except OSError:
         raise InvalidInput(
             f"{out} has no readable plan.json; name the output directory of `sharpbench run` (--out)"
@@ -101,17 +102,18 @@ def read_result(directory: Path, run_id: str) -> dict[str, Any] | None:
     return examine(directory, run_id)[0]
 
 
-def examine(directory: Path, run_id: str, thorough: bool = False) -> tuple[dict[str, Any] | None, str]:
+def examine(directory: Path, run_id: str, contents_up_to: float = 0) -> tuple[dict[str, Any] | None, str]:
     """The result of a run that has ended, or what is wrong with it; ``(None, "")``: it hasn't ended.
 
     Args:
         directory: of the run.
         run_id: whose result it must be.
-        thorough: compare the contents of its files with what the result records, not sizes alone.
+        contents_up_to: compare the contents of files of at most so many bytes with what the result
+            records, not their sizes alone; ``EVERYTHING`` for all.
     """
     path = directory / RESULT
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except FileNotFoundError:
         return None, ""
     except OSError as error:
@@ -130,19 +132,23 @@ def examine(directory: Path, run_id: str, thorough: bool = False) -> tuple[dict[
         return None, f"{RESULT} has another schema version than {SCHEMA_VERSION}"
     if result.get("status") not in ("done", "diverged"):
         return None, f"{RESULT} has an unknown status"
-    wrong = mismatch(directory, result, thorough)
+    wrong = mismatch(directory, result, contents_up_to)
     return (None, wrong) if wrong else (result, "")
 
 
 def clean(directory: Path) -> None:
     """Remove what a killed or failed attempt left, but for its checkpoint; claim the directory before."""
     for entry in directory.iterdir():
-        if entry.name in (LOCK, OWNER, CHECKPOINT):
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+        if entry.name not in (LOCK, OWNER, CHECKPOINT):
+            remove(entry)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder; nothing there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def last_line(path: Path) -> str:
@@ -161,6 +167,8 @@ def last_line(path: Path) -> str:
 
 def last_lines(path: Path, count: int) -> list[str]:
     """The last lines of a log that say something, at most ``count``, control characters replaced."""
+    if not path.is_file():
+        return []
     try:
         with path.open("rb") as file:
             # A log of gigabytes isn't read for its end.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .bootstrap import Association, cluster_count, codes_of, columns_of, draws, quadratic, summarise_draws
 
@@ -48,11 +49,9 @@ def granulated_kendall(
     found: dict[str, Association] = {}
     totals = []
     for name in codes:
-        agree = seed[:, None] == seed[None, :]
-        for other, code in codes.items():
-            same = code[:, None] == code[None, :]
-            agree &= ~same if other == name else same
-        first, second = np.nonzero(np.triu(agree, 1))
+        # Pairs agree in everything but this axis: they are looked for among the runs that do.
+        others = [seed, *(code for other, code in codes.items() if other != name)]
+        first, second = _pairs(codes_of(list(zip(*others, strict=True))), codes[name])
         signs = np.sign(left[first] - left[second]) * np.sign(right[first] - right[second])
         size = cluster_count(configuration)
         place = (configuration[first], configuration[second])
@@ -67,3 +66,19 @@ def granulated_kendall(
     if totals:
         found["mean"] = summarise_draws(np.mean(totals, axis=0), len(left), cluster_count(configuration))
     return found
+
+
+def _pairs(groups: NDArray[np.intp], axis: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """All pairs of runs of the same group that differ in ``axis``."""
+    order = np.argsort(groups, kind="stable")
+    ends = np.flatnonzero(np.r_[np.diff(groups[order]) != 0, True]) + 1
+    first, second = [], []
+    for members in np.split(order, ends[:-1]) if len(order) else []:
+        one, other = np.triu_indices(len(members), 1)
+        first.append(members[one])
+        second.append(members[other])
+    if not first:
+        return np.empty(0, np.intp), np.empty(0, np.intp)
+    left, right = np.concatenate(first), np.concatenate(second)
+    differ = axis[left] != axis[right]
+    return left[differ], right[differ]

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..bench.inventory import mismatch
+from ..files import read_bytes
 from .columns import COUNTS, DENSITY, HISTORY, MEASURES, METRICS, REQUIRED_METRICS
 
 RUN_SCHEMA_VERSION = 1
@@ -67,7 +68,7 @@ def read_run(directory: Path, run_id: str) -> RunRecord:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises Damaged with the file's name for anything else."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{path.name} is not JSON ({_one_line(error)})") from error
     if not isinstance(content, dict):
@@ -78,7 +79,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def _unfinished(directory: Path) -> RunRecord:
     log = directory / "error.log"
     if log.exists():
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = read_bytes(log).decode("utf-8", errors="replace").split("\n")
         said = [line.strip() for line in lines if line.strip()]
         return RunRecord("failed", printable(said[-1][:300]) if said else "error.log is empty")
     return RunRecord("missing", "started, not finished" if directory.is_dir() else "not started")
@@ -156,7 +157,7 @@ def _tables(directory: Path, status: str, recorded: Mapping[str, Any]) -> dict[s
     for file, (name, columns, required) in TABLES.items():
         path = directory / file
         if path.exists() and (status == "done" or name == "history"):
-            content = path.read_bytes()
+            content = read_bytes(path)
             if recorded and hashlib.sha256(content).hexdigest() != recorded.get(file, {}).get("sha256"):
                 raise Damaged(f"{file} is not the file that was written (another SHA-256)")
             tables[name] = _table(file, content, tuple(columns), required)
