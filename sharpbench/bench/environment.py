@@ -102,7 +102,7 @@ def _device() -> Iterator[Finding]:
 
 
 def _threads() -> Iterator[Finding]:
-    from .launch.local import available_cores
+    from .launch.slots import available_cores
 
     cores = available_cores()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0

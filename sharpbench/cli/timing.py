@@ -28,7 +28,7 @@ def time_suite(
     Nothing else should compute here meanwhile; a busy machine is named.
     """
     import_from_here()
-    from ..bench.launch.local import available_cores
+    from ..bench.launch.slots import available_cores
     from ..bench.suite import read_suite
     from ..bench.timing import time_plan
     from ..files import write_text
