@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -67,7 +67,8 @@ class SSAMF(PreSAM):
     returns when set. (The published code leaves the batch gradient in the first example's; not here.)
     Defaults rho .1, sparsity .5, update_every 100, fisher_samples 16.
     With sparsity 0 it is SAM. Cost: 2 gradients a step, and fisher_samples a refresh, each of a single
-    example but through the graph of the whole mini-batch (unless ``sample_losses`` is set).
+    example but through the graph of the whole mini-batch (unless ``sample_losses`` is set), which a compiled
+    model evaluates anew for each.
 
     Example:
         >>> SSAMF(torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1), sparsity=0.8)
@@ -107,11 +108,7 @@ class SSAMF(PreSAM):
         params = self.parameters()
         fisher = [torch.zeros_like(p) for p in params]
         with torch.enable_grad(), self.buffers.frozen(), self._random.kept():
-            values = losses()[: self.fisher_samples]
-            for i in range(len(values)):
-                gradients = torch.autograd.grad(
-                    values[i], params, retain_graph=i + 1 < len(values), allow_unused=True
-                )
+            for gradients in self._of_examples(losses, params):
                 self.example_gradients += 1
                 for total, g in zip(fisher, gradients, strict=True):
                     if g is not None:
@@ -119,6 +116,26 @@ class SSAMF(PreSAM):
         mean_over_ranks(fisher)  # autograd.grad does not pass through DDP
         size = sum(p.numel() for p in params)
         self.mask.set(params, top_mask(fisher, max(1, int(size * (1.0 - self.sparsity)))))
+
+    def _of_examples(
+        self, losses: Callable[[], Tensor], params: list[Tensor]
+    ) -> Iterator[tuple[Tensor | None, ...]]:
+        """The gradient of each of the first ``fisher_samples`` examples, through one graph if possible."""
+        drawn = self._random.state()
+        values, shared = losses()[: self.fisher_samples], True
+        for i in range(len(values)):
+            if shared:
+                try:
+                    yield torch.autograd.grad(
+                        values[i], params, retain_graph=i + 1 < len(values), allow_unused=True
+                    )
+                    continue
+                except RuntimeError as error:
+                    if "retain_graph" not in str(error):
+                        raise
+                    shared = False  # torch.compile's backward passes give away what they saved
+            self._random.set(drawn)
+            yield torch.autograd.grad(losses()[i], params, allow_unused=True)
 
 
 class SSAMD(PreSAM):
