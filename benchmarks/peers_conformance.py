@@ -2,7 +2,7 @@
 
     python benchmarks/peers_conformance.py [--davda54 DIR]
 
-pytorch_optimizer's SAM, GSAM, WSAM, LookSAM and BSAM where it is installed, davda54/sam where the folder
+pytorch_optimizer's SAM, GSAM, LookSAM and BSAM where it is installed, davda54/sam where the folder
 that holds its sam.py is given, and this package's SAM beside them. Writes
 benchmarks/results/peers_conformance.csv and docs/conformance.md.
 """
@@ -23,7 +23,7 @@ from sharpbench.optim.conformance import CHECKS, Conformance, check
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-PEERS = ("SAM", "GSAM", "WSAM", "LookSAM", "BSAM")
+PEERS = ("SAM", "GSAM", "LookSAM", "BSAM")
 MARKS = {"pass": "pass", "fail": "**fails**", "skip": "–"}
 
 HEAD = """# Conformance
