@@ -211,7 +211,8 @@ def write_results(out: Path, found: dict[str, tuple[float, float, float]]) -> No
         ),
         "",
         f"A run directory: {len(files)} files, {size / 1024:.0f} KiB (weights left out). "
-        f"plan.json: {(out / 'plan.json').stat().st_size / 2**20:.1f} MiB. The page: {page.stat().st_size / 2**20:.1f} MiB.",
+        f"plan.json: {(out / 'plan.json').stat().st_size / 2**20:.1f} MiB. "
+        f"The page: {page.stat().st_size / 2**20:.1f} MiB.",
         "",
         f"Python {platform.python_version()}, {platform.system()}, {len(os.sched_getaffinity(0))} cores.",
         "",
