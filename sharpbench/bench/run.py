@@ -15,7 +15,7 @@ from ..allocator import keep_freed_memory
 from ..errors import Interrupted, RunFailed, SharpbenchError
 from ..files import write_json
 from ..sharpness import Card, measure
-from ..spec import RunSpec
+from ..spec import RunSpec, TaskSpec
 from ..training.batch import mean_cross_entropy
 from ..training.checkpoint import Checkpoints
 from ..training.evaluate import evaluate
@@ -23,6 +23,7 @@ from ..training.loop import train
 from ..training.parallel import Ranks
 from .artifacts import provenance, result, save_frame, save_history, save_labels, save_weights
 from .inventory import inventory
+from .memory import advice, free_memory, in_smaller_parts, out_of_memory
 from .progress import Listener, Progress
 from .ready import Ready, make_ready, measure_settings, measured_rows
 from .store import CHECKPOINT
@@ -37,7 +38,9 @@ def execute(
 ) -> str:
     """Run ``spec`` and write ``directory`` (docs/formats.md), ``result.json`` last.
 
-    A checkpoint in the directory is gone on from, to the same bytes as without the interruption.
+    A checkpoint in the directory is gone on from, to the same bytes as without the interruption. If memory
+    runs out, mini-batches are evaluated in twice as many parts, once, where that is the same training but
+    for rounding; the result says so under ``remarks``.
 
     Args:
         spec: the run.
@@ -56,13 +59,36 @@ def execute(
     keep_freed_memory()
     # NumPy's and SciPy's threads too: they change the order of sums, and fight torch's for the cores.
     torch.set_num_threads(spec.task.threads)
+    where, ranks = torch.device(device or "cpu"), ranks or Ranks()
     with threadpool_limits(spec.task.threads):
-        return _execute(spec, directory, listener, torch.device(device or "cpu"), ranks or Ranks())
+        try:
+            return _execute(spec, directory, listener, where, ranks, spec.task)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            # By its text alone: the traceback holds on to everything that did not fit.
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        free_memory()
+        smaller = in_smaller_parts(spec) if ranks.count == 1 else None
+        if smaller is None:
+            raise RunFailed(f"{said}; {advice(spec)}")
+        try:
+            return _execute(spec, directory, listener, where, ranks, smaller)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            raise RunFailed(f"{said}; {advice(spec)}") from None
 
 
 def _execute(
-    spec: RunSpec, directory: Path, listener: Listener | None, where: torch.device, ranks: Ranks
+    spec: RunSpec,
+    directory: Path,
+    listener: Listener | None,
+    where: torch.device,
+    ranks: Ranks,
+    task: TaskSpec,
 ) -> str:
+    """``task`` is the spec's, or the same in smaller parts."""
     began = time.perf_counter()
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
@@ -76,7 +102,7 @@ def _execute(
             save_labels(directory / "labels.parquet", ready.corrupted)
         course = train(
             ready.model,
-            spec.task,
+            task,
             spec.optimizer,
             spec.seed,
             ready.train_set,
@@ -121,6 +147,8 @@ def _execute(
         examples=len(ready.train_set),
         device=where,
     )
+    if task != spec.task:
+        ended["remarks"] = [f"memory ran out: mini-batches were evaluated in {task.micro_batches} parts"]
     ended["files"] = inventory(directory)
     write_json(directory / "result.json", ended)
     (directory / CHECKPOINT).unlink(missing_ok=True)

@@ -72,7 +72,13 @@ def collect(out: Path) -> Frames:
     runs = _runs_frame(records, plan)
     runs = _with_measures(runs, measures)
     provenance = _distinct(record for _, record in records)
-    problems = (*plan.problems, *_mixed(provenance), *_run_problems(runs), *_strangers(out, plan))
+    problems = (
+        *plan.problems,
+        *_mixed(provenance),
+        *_run_problems(runs),
+        *_remarks(records),
+        *_strangers(out, plan),
+    )
     return Frames(
         runs=runs,
         history=_stack(records, "history", list(HISTORY), keys),
@@ -151,6 +157,14 @@ def _run_problems(runs: pd.DataFrame) -> list[str]:
             where = f"{row['optimizer']}, {row['condition']}, seed {row['seed']} (run {row['run_id']})"
             lines.append(f"{status}: {where}" + (f": {row['reason']}" if row["reason"] else ""))
     return lines
+
+
+def _remarks(records: list[tuple[PlannedRun, RunRecord]]) -> list[str]:
+    return [
+        f"{run.optimizer}, {run.condition_label}, seed {run.seed} (run {run.run_id}): {remark}"
+        for run, record in records
+        for remark in record.remarks
+    ]
 
 
 def _mixed(provenance: dict[str, list[str]]) -> list[str]:

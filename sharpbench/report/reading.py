@@ -40,6 +40,7 @@ class RunRecord:
     numbers: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, pa.Table] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 def read_run(directory: Path, run_id: str) -> RunRecord:
@@ -60,7 +61,9 @@ def read_run(directory: Path, run_id: str) -> RunRecord:
             raise Damaged(wrong)
         recorded = content.get("files") or {}
         tables = _tables(directory, status, recorded)
-        return RunRecord(status, reason, numbers, _provenance(directory), tables)
+        said = content.get("remarks")
+        remarks = tuple(printable(line)[:300] for line in said) if isinstance(said, list) else ()
+        return RunRecord(status, reason, numbers, _provenance(directory), tables, remarks)
     except (Damaged, OSError, ValueError, RecursionError, pa.ArrowException) as error:
         return RunRecord("damaged", printable(_one_line(error)))
 

@@ -74,6 +74,8 @@ def mutate_file(draw: st.DrawFn, path: Path) -> str:
     kinds = ["bytes", "bytes", "empty", "gone", "folder", "loop", "dangling", "pipe", "device", "unreadable"]
     kind = draw(st.sampled_from([*kinds, *(["json"] * 8 if path.suffix == ".json" else [])]))
     content = path.read_bytes()
+    if kind == "json" and not _is_json(content):  # damaged before
+        kind = "bytes"
     if kind == "json":
         value = mutated_value(draw, json.loads(content))
         # Python's NaN and Infinity, and lone surrogates as escapes: what json.loads accepts again.
@@ -98,6 +100,14 @@ def mutate_file(draw: st.DrawFn, path: Path) -> str:
         elif kind == "device":
             path.symlink_to("/dev/zero")
     return f"{kind} {path.name}"
+
+
+def _is_json(content: bytes) -> bool:
+    try:
+        json.loads(content)
+    except ValueError:
+        return False
+    return True
 
 
 def mutate_folder(draw: st.DrawFn, folder: Path) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 from bench_bad_suites import GOOD
 from fuzz_calls import WHOLE_RUNS, call, no_hang
 from fuzz_values import mutate_folder
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from sharpbench.bench.drive import run_plan
@@ -23,7 +23,14 @@ from sharpbench.bench.suite import parse_suite
 from sharpbench.errors import InvalidInput
 from sharpbench.report import collect, leaderboard
 
-FUZZ = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+# No shrinking: it would take minutes, and the first failure is as good to look at.
+FUZZ = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 SMALL = GOOD.replace("epochs = 2", "epochs = 1").replace("[0, 1]", "0").replace("hvps = 20", "hvps = 10")
 PLAN = parse_suite(SMALL, "small", "small.toml")
 
