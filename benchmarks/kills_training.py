@@ -10,6 +10,7 @@ optimizer, writes benchmarks/results/kills_training.md, and exits with 1 if any 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import random
 import signal
@@ -79,7 +80,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=NAMES)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    loaded("digits")  # once, for all attempts
+    # Once, for all attempts: what the first optimizer of a process imports takes longer than the training.
+    importlib.import_module("torch._dynamo")
+    loaded("digits")
     lines, wrong = [], False
     for name in arguments.names:
         with tempfile.TemporaryDirectory() as folder:
