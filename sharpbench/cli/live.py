@@ -15,14 +15,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..bench.drive import Watch, estimated_cost
+from ..bench.drive import estimated_cost
 from ..bench.launch import Outcome
 from ..bench.plan import Plan, PlannedRun
 from ..bench.progress import Progress
 from .console import console
 
-MARKS = {"done": "done    ", "diverged": "DIVERGED", "failed": "FAILED  "}
-STYLES = {"done": "green", "diverged": "yellow", "failed": "bold red"}
+MARKS = {"done": "done    ", "diverged": "DIVERGED", "failed": "FAILED  ", "interrupted": "stopped "}
+STYLES = {"done": "green", "diverged": "yellow", "failed": "bold red", "interrupted": "yellow"}
 
 
 class Tally:
@@ -36,6 +36,8 @@ class Tally:
         self._began = time.monotonic()
         self._started: dict[str, float] = {}
         self._spent: dict[tuple[str, str], tuple[float, float]] = {}
+        self._first: dict[str, tuple[int, float]] = {}  # epoch and time of a run's first report
+        self._heard: dict[str, float] = {}  # when a run reported its present epoch
         self._waiting: dict[str, PlannedRun] = {}
 
     def begin(self, todo: Sequence[PlannedRun], finished: int) -> None:
@@ -45,11 +47,28 @@ class Tally:
         self._began = time.monotonic()
 
     def progress(self, message: Progress) -> None:
+        before = self.running.get(message.run_id)
         self.running[message.run_id] = message
+        if before is None or message.epoch != before.epoch:
+            self._heard[message.run_id] = time.monotonic()
         if message.epoch == 0:
             # The first message, and again when a run is tried anew.
             self._started[message.run_id] = time.monotonic()
+            self._first.pop(message.run_id, None)
+        else:
+            self._first.setdefault(message.run_id, (message.epoch, time.monotonic()))
         self._started.setdefault(message.run_id, time.monotonic())
+
+    def speed(self, message: Progress) -> str:
+        """Epochs a second since the run's first epoch was reported (what came before was start-up, or a
+        checkpoint's); empty until there is a second one.
+        """
+        epoch, when = self._first.get(message.run_id, (0, 0.0))
+        seconds = self._heard.get(message.run_id, when) - when
+        if not epoch or seconds <= 0 or message.epoch <= epoch:
+            return ""
+        rate = (message.epoch - epoch) / seconds
+        return f"{rate:.1f} epochs/s" if rate >= 1 else f"{1 / rate:.1f} s/epoch"
 
     def ended(self, outcome: Outcome) -> str:
         """Note the outcome, and say what is known of it: ``2.1 s, test accuracy 91.2 %``."""
@@ -72,7 +91,7 @@ class Tally:
 
     @property
     def done(self) -> int:
-        return sum(self.counts.values())
+        return sum(count for state, count in self.counts.items() if state != "interrupted")
 
     def remaining_seconds(self) -> float | None:
         """From what finished runs of the same network took; None before the first has finished."""
@@ -105,6 +124,10 @@ class PlainWatch:
     def progress(self, message: Progress) -> None:
         self._tally.progress(message)
 
+    def say(self, line: str) -> None:
+        if not self._failures_only:
+            typer.echo(line)
+
     def ended(self, outcome: Outcome) -> None:
         known = self._tally.ended(outcome)
         line = ended_line(self._tally, outcome, known)
@@ -126,6 +149,9 @@ class Board:
 
     def progress(self, message: Progress) -> None:
         self._tally.progress(message)
+
+    def say(self, line: str) -> None:
+        self._screen.print(line, markup=False, highlight=False)
 
     def ended(self, outcome: Outcome) -> None:
         known = self._tally.ended(outcome)
@@ -150,13 +176,15 @@ class Board:
         jobs = Table.grid(padding=(0, 2))
         for run_id, message in list(tally.running.items()):
             jobs.add_row(
-                Text("  " + tally.runs[run_id].title, no_wrap=True, overflow="ellipsis"), *_cells(message)
+                Text("  " + tally.runs[run_id].title, no_wrap=True, overflow="ellipsis"),
+                *_cells(message),
+                Text(tally.speed(message), style="dim"),
             )
         return Group(jobs, overall)
 
 
 @contextlib.contextmanager
-def live_watch(plan: Plan) -> Iterator[Watch]:
+def live_watch(plan: Plan) -> Iterator[PlainWatch | Board]:
     """A board on a terminal, plain lines elsewhere."""
     screen = console()
     screen.print(plan.title, markup=False, highlight=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,11 @@ class LauncherName(StrEnum):
 
     inline = "inline"
     local = "local"
+    ray = "ray"
+    slurm = "slurm"
+
+
+CLUSTERS = (LauncherName.ray, LauncherName.slurm)
 
 
 class OtherVersion(StrEnum):
@@ -50,13 +56,30 @@ def run(
         list[str] | None,
         typer.Option(metavar="MOD:CLASS", help="Also run your own optimizer under every condition."),
     ] = None,
-    launcher: Annotated[LauncherName, typer.Option(help="One by one, or in worker processes.")] = (
-        LauncherName.local
-    ),
+    launcher: Annotated[
+        LauncherName,
+        typer.Option(
+            help="One by one, in worker processes, or on a Ray or Slurm cluster (docs/launchers.md)."
+        ),
+    ] = LauncherName.local,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes.", show_default="cores / threads of a run")
+        int | None,
+        typer.Option(min=1, help="Runs side by side.", show_default="as many as there is room for"),
     ] = None,
     device: Annotated[Device, typer.Option(help="Where networks are trained.")] = Device.auto,
+    per_gpu: Annotated[int, typer.Option(min=1, help="Runs that share a GPU.")] = 1,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A running Ray cluster, such as auto.", show_default="one for this launch"),
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Of the job array: time, cpus, gpus, runs (per task), notice, poll, or an sbatch option "
+            "such as partition, account, mem.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option(help="Print failures and the path of the page only.")] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Also run again what failed before.")
@@ -74,17 +97,27 @@ def run(
     import_from_here()
     from ..bench.drive import run_plan
     from ..bench.launch import Settings
+    from ..bench.launch.slurm_options import parse_pairs
     from ..bench.suite import read_suite
     from .live import PlainWatch, live_watch
 
     checked = read_suite(suite, optimizer or [])
     out = out or Path("runs") / checked.name
-    settings = Settings(device=chosen_device(device), workers=workers)
+    settings = Settings(
+        # On a cluster the devices are those of its nodes, not of this machine.
+        device=device.value if launcher in CLUSTERS else chosen_device(device),
+        workers=workers,
+        per_gpu=per_gpu,
+        address=address,
+        slurm=parse_pairs(slurm or []),
+    )
+    _only_where_it_counts(launcher, address, slurm)
     carry_out = partial(run_plan, retry_failed=retry_failed, other_version=other_version.value)
     if quiet:
         outcomes = carry_out(checked.plan, out, launcher.value, settings, PlainWatch(failures_only=True))
     else:
         with live_watch(checked.plan) as watch:
+            settings = replace(settings, notice=watch.say)
             outcomes = carry_out(checked.plan, out, launcher.value, settings, watch)
     _show_report(out, None, quiet)
     _list_failures(checked.plan, outcomes)
@@ -145,6 +178,16 @@ def _list_failures(plan: Plan, outcomes: list[Outcome]) -> None:
     for run_id, outcome in failed.items():
         typer.echo(f"  {run_id}  {titles[run_id]}: {outcome.reason}", err=True)
     raise typer.Exit(1)
+
+
+def _only_where_it_counts(launcher: LauncherName, address: str | None, slurm: list[str] | None) -> None:
+    """An option of another launcher is a mistake: the runs would go where nobody meant them to."""
+    from ..errors import InvalidInput
+
+    if address is not None and launcher is not LauncherName.ray:
+        raise InvalidInput(f"--address goes with --launcher ray, not {launcher.value}")
+    if slurm and launcher is not LauncherName.slurm:
+        raise InvalidInput(f"--slurm goes with --launcher slurm, not {launcher.value}")
 
 
 def chosen_device(device: Device) -> str:

@@ -48,15 +48,17 @@ def make_plan(labels: list[str], seeds: int = 1, epochs: int = 2, threads: int =
 def execute(
     spec: RunSpec, directory: Path, listener: Listener | None = None, device: str | None = None
 ) -> str:
+    stopped = directory / "checkpoint.pt"
+    begun = int(stopped.read_text()) if stopped.exists() else 0
     with open(calls_file(directory.parent.parent), "a") as calls:
-        calls.write(f"{spec.id} {os.getpid()}\n")
+        calls.write(f"{spec.id} {os.getpid()} {begun}\n")
     behaviour = spec.optimizer.label
     print(f"hello from {behaviour}", flush=True)
     write_text(directory / "half.txt", "half")
-    for epoch in range(1, spec.task.epochs + 1):
+    for epoch in range(begun + 1, spec.task.epochs + 1):
         time.sleep(SECONDS_AN_EPOCH)
         if interrupt.requested():
-            write_text(directory / "checkpoint.pt", str(epoch))
+            write_text(stopped, str(epoch))
             raise Interrupted(f"stopped in epoch {epoch}")
         if listener is not None:
             listener(Progress(spec.id, "training", epoch, spec.task.epochs, 1.0 / epoch, 0.5))
@@ -89,7 +91,7 @@ def execute(
             "metrics": None,
         },
     )
-    (directory / "checkpoint.pt").unlink(missing_ok=True)
+    stopped.unlink(missing_ok=True)
     return status
 
 

@@ -74,6 +74,9 @@ class _Launch:
         self.mailbox = ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)(
             Mailbox
         ).remote()
+        # Retried here, so that attempts are counted as in the other launchers. Without max_calls, Ray would
+        # end a worker after each GPU task, and torch be imported anew for each run.
+        self.task = ray.remote(max_retries=0, max_calls=0)(carry_out)
         self.limit = settings.workers or IN_FLIGHT
         self.running: dict[Any, Job] = {}
         self.deaths: dict[str, int] = {}
@@ -90,11 +93,9 @@ class _Launch:
                 while queue and len(self.running) < self.limit:
                     self._submit(queue.popleft())
                 watched = [mail, *self.running]
-                ready, _ = self.ray.wait(
-                    watched, num_returns=len(watched), timeout=0 if mail is None else 0.05
-                )
-                if not ready:
-                    ready, _ = self.ray.wait(watched, num_returns=1, timeout=BUSY_PAUSE)
+                # One to wake up for, then all that are there: a thousand runs are not a thousand waits.
+                self.ray.wait(watched, num_returns=1, timeout=BUSY_PAUSE)
+                ready, _ = self.ray.wait(watched, num_returns=len(watched), timeout=0)
                 # The mail first: what a run said comes before what came of it.
                 if mail in ready:
                     self._deliver(self.ray.get(mail))
@@ -115,21 +116,12 @@ class _Launch:
             self._stop()
 
     def _submit(self, job: Job) -> None:
-        share = {"num_gpus": 1.0 / self.settings.per_gpu} if self.on_gpu else {}
-        environment = {"PYTHONUNBUFFERED": "1"}
+        options: dict[str, Any] = {}
         if self.on_gpu:
             # A process keeps the GPUs it saw first: it must see all of them to serve a run on each.
-            environment["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"] = "1"
-        task = self.ray.remote(carry_out).options(
-            name=f"sharpbench {job.run_id}",
-            num_cpus=job.spec.task.threads,
-            # Retried here, so that attempts are counted as in the other launchers.
-            max_retries=0,
-            # Ray would end a worker after each GPU task, and torch be imported anew for each.
-            max_calls=0,
-            **share,
-            **({"runtime_env": {"env_vars": environment}} if self.on_gpu else {}),
-        )
+            everything = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
+            options = {"num_gpus": 1.0 / self.settings.per_gpu, "runtime_env": everything}
+        task = self.task.options(name=f"sharpbench {job.run_id}", num_cpus=job.spec.task.threads, **options)
         reference = task.remote(
             job.spec.canonical(), str(job.directory.resolve()), self.told, self.mailbox, _search_path()
         )
@@ -171,9 +163,7 @@ class _Launch:
                 # Raises in the task what Ctrl-C would; there it asks for a checkpoint.
                 self.ray.cancel(reference, force=False)
             if references:
-                self.ray.wait(
-                    references, num_returns=len(references), timeout=self.settings.grace_seconds
-                )
+                self.ray.wait(references, num_returns=len(references), timeout=self.settings.grace_seconds)
         finally:
             for reference in references:
                 with contextlib.suppress(self.ray.exceptions.RayError, ValueError):

@@ -74,5 +74,7 @@ def _own_gpu() -> str:
     import ray
 
     given = str(ray.get_gpu_ids()[0])
-    visible = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
+    visible = [
+        entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()
+    ]
     return f"cuda:{visible.index(given) if given in visible else given}"
