@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data import DATASETS
+from ..data import DATASETS, dataset_entry
 from ..errors import InvalidInput, SharpbenchError, must_be, unknown_name
 from ..models import MODELS
 from ..optim.registry import OPTIMIZERS, check_parameters
@@ -161,8 +161,9 @@ def _task(value: object, where: str) -> TaskSpec:
 
 
 def _require_known(task: TaskSpec, where: str) -> None:
-    if task.dataset not in DATASETS:
+    if task.dataset.partition(":")[0] not in DATASETS:
         raise unknown_name("dataset", shown(task.dataset), DATASETS, where)
+    dataset_entry(task.dataset, where)
     if task.model not in MODELS:
         raise unknown_name("model", shown(task.model), MODELS, where)
 

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import InvalidInput, SharpbenchError
-from . import check, doctor, inspect, measuring, merge, single, timing, work
+from . import check, data, doctor, inspect, measuring, merge, single, timing, work
 
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 
@@ -56,6 +56,7 @@ app.command()(measuring.measure)
 app.command()(merge.merge)
 app.command()(doctor.doctor)
 app.command("time")(timing.time_suite)
+app.add_typer(data.app)
 app.command()(inspect.version)
 
 

@@ -1,53 +1,29 @@
-"""Data sets by name."""
+"""Data sets by name; augmentation, label noise, small training sets, validation splits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-
-from ..errors import unknown_name
-from .corrupt import TrainingSet, flip_labels, stratified_subset, training_set
-from .digits import digits
+from .augment import Augmentation
+from .corrupt import TrainingSet, flip_labels, stratified_subset, training_set, validation_split
+from .places import data_folder
+from .published import PUBLISHED, Archive, Published
+from .registry import DATASETS, DatasetEntry, dataset_entry, load
 from .splits import Dataset, Split
-
-
-@dataclass(frozen=True)
-class DatasetEntry:
-    """A registered data set: how to load it, and one line about it."""
-
-    name: str
-    load: Callable[[], Dataset]
-    summary: str
-
-
-DATASETS: Mapping[str, DatasetEntry] = {
-    "digits": DatasetEntry(
-        "digits",
-        digits,
-        "scikit-learn's 8x8 handwritten digits, 898 training and 899 test images, no download",
-    )
-}
-
-
-def load(name: str) -> Dataset:
-    """The data set called ``name``.
-
-    Raises:
-        InvalidInput: unknown name.
-    """
-    if name not in DATASETS:
-        raise unknown_name("dataset", name, DATASETS)
-    return DATASETS[name].load()
-
 
 __all__ = [
     "DATASETS",
+    "PUBLISHED",
+    "Archive",
+    "Augmentation",
     "Dataset",
     "DatasetEntry",
+    "Published",
     "Split",
     "TrainingSet",
+    "data_folder",
+    "dataset_entry",
     "flip_labels",
     "load",
     "stratified_subset",
     "training_set",
+    "validation_split",
 ]
