@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,3 +151,23 @@ def test_a_request_without_a_signal_ends_the_inline_launch(tmp_path: Path) -> No
         interrupt.clear()
     assert [outcome.status for outcome in outcomes] == ["interrupted"]
     assert outcomes[0].reason == "stopped in epoch 1"
+
+
+def test_a_worker_told_to_stop_by_somebody_else_is_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plan = bench_runs.make_plan(["a"], epochs=20)
+    said: list[str] = []
+
+    class Killer(Stopper):
+        def progress(self, message: Progress) -> None:
+            if message.epoch == 2:
+                (worker,) = bench_runs.callers_of(out)
+                os.kill(worker, signal.SIGTERM)
+
+    settings = Settings(execute=bench_runs.EXECUTE, workers=1, notice=said.append)
+    (outcome,) = run_plan(plan, out, "local", settings, Killer(signal.SIGTERM))
+    assert (outcome.status, outcome.attempts) == ("done", 2)
+    begun = [int(line.split()[2]) for line in bench_runs.calls_file(out).read_text().splitlines()]
+    assert len(begun) == 2
+    assert begun[1] >= 2, "the second worker goes on from the checkpoint of the first"
+    assert said == [f"a worker ended with exit code 0; run {outcome.run_id} is tried again (attempt 2 of 3)"]
