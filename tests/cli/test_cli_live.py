@@ -93,6 +93,35 @@ def test_the_remaining_time_is_the_work_left_at_the_measured_rate(monkeypatch: p
     assert tally.remaining_seconds() == pytest.approx(5.0)  # two side by side
 
 
+def test_speed_counts_from_the_first_epoch_that_was_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("sharpbench.cli.live.time.monotonic", lambda: now)
+    tally = Tally()
+    tally.begin(PLAN.runs, 0)
+    tally.progress(Progress(FIRST, "training", 0, 90))
+    now = 10.0  # imports, data
+    tally.progress(Progress(FIRST, "training", 31, 90))
+    assert tally.speed(tally.running[FIRST]) == "", "thirty epochs came from a checkpoint"
+    now = 12.0
+    tally.progress(Progress(FIRST, "training", 36, 90))
+    now = 20.0  # the display is drawn again; nothing new was heard
+    assert tally.speed(tally.running[FIRST]) == "2.5 epochs/s"
+    tally.progress(Progress(FIRST, "training", 0, 90))  # tried anew
+    tally.progress(Progress(FIRST, "training", 1, 90))
+    now = 25.0
+    tally.progress(Progress(FIRST, "training", 2, 90))
+    assert tally.speed(tally.running[FIRST]) == "5.0 s/epoch"
+
+
+def test_what_a_launcher_says_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    PlainWatch().say("Slurm array 7: [bold]")
+    PlainWatch(failures_only=True).say("not this")
+    assert capsys.readouterr().out == "Slurm array 7: [bold]\n"
+    screen = Console(file=io.StringIO(), width=120, force_terminal=False)
+    Board(screen).say("Slurm array 7: [bold]")
+    assert screen.file.getvalue() == "Slurm array 7: [bold]\n"  # type: ignore[attr-defined]
+
+
 def test_clock() -> None:
     assert [clock(seconds) for seconds in (0.2, 59.6, 3600)] == ["0:00", "1:00", "1:00:00"]
 

@@ -76,8 +76,6 @@ def _serve_all(queue: deque[Job], workers: list[Worker], settings: Settings, thr
             try:
                 report = worker.pipe.recv()
             except (EOFError, OSError):
-                # The pipe closes a moment before the exit code is there; killing at once would fake one.
-                worker.process.join(1.0)
                 report = Outcome(job.run_id, "interrupted", "")
             if isinstance(report, Progress):
                 if settings.listener is not None:
@@ -89,7 +87,9 @@ def _serve_all(queue: deque[Job], workers: list[Worker], settings: Settings, thr
                     look_again = time.monotonic() + BUSY_PAUSE
                 held_elsewhere.append(job)
             elif report.status == "interrupted":
-                # It died, or somebody told it to stop who didn't tell us: it is gone, or goes.
+                # It died, or somebody told it to stop who didn't tell us: it is gone, or goes. The exit code
+                # comes a moment after the last message; killing at once would fake one.
+                worker.process.join(1.0)
                 worker.kill()
                 workers[place] = start(settings, threads, worker.device)
                 deaths[job.run_id] = deaths.get(job.run_id, 0) + 1

@@ -67,6 +67,8 @@ def parse_options(pairs: Mapping[str, str]) -> SlurmOptions:
                 raise InvalidInput(
                     f"--slurm {key!r}: not the name of an sbatch option (such as partition, account, mem)"
                 )
+            case _ if not value.isprintable():
+                raise must_be(f"--slurm {key}", "one line", value)
             case _:
                 sbatch[key] = value
     return SlurmOptions(**known, sbatch=sbatch)
