@@ -58,7 +58,7 @@ def execute(spec: Any, directory: Path, listener: Any = None, device: str | None
     import pandas as pd
 
     from sharpbench.bench.artifacts import save_frame
-    from sharpbench.bench.inventory import inventory
+    from sharpbench.bench.inventory import inventory, sealed
     from sharpbench.files import write_json
 
     sample = Path(os.environ[SAMPLE])
@@ -79,7 +79,8 @@ def execute(spec: Any, directory: Path, listener: Any = None, device: str | None
     spread = [int(spec.id[place : place + 4], 16) / 2**16 for place in range(4, 12)]
     measures["value"] *= [1.0 + shift + spread[row % 8] for row in range(len(measures))]
     save_frame(directory / "measures.parquet", measures)
-    write_json(directory / "result.json", {**result, "run_id": spec.id, "files": inventory(directory)})
+    result |= {"run_id": spec.id, "files": inventory(directory)}
+    write_json(directory / "result.json", sealed(result))
     return "done"
 
 

@@ -60,7 +60,7 @@ def _result_difference(one: Path, other: Path) -> str | None:
 
 
 def _without_times(result: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in result.items() if key not in TIMES and key != "files"}
+    return {key: value for key, value in result.items() if key not in (*TIMES, "files", "sha256")}
 
 
 def _table_difference(one: Path, other: Path) -> str | None:

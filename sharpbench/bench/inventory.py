@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,28 @@ def inventory(directory: Path) -> dict[str, dict[str, Any]]:
     return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
 
 
+def sealed(result: Mapping[str, Any]) -> dict[str, Any]:
+    """``result`` with the SHA-256 of its own content under ``"sha256"``, by which a flipped digit shows.
+
+    >>> whole = sealed({"files": {}, "steps": 3})
+    >>> seal_is_broken(whole), seal_is_broken(whole | {"steps": 4})
+    (False, True)
+    """
+    return {**result, "sha256": _content_digest(result)}
+
+
+def seal_is_broken(result: Mapping[str, Any]) -> bool:
+    """Whether a result that records its files is not what was written."""
+    if "files" not in result and "sha256" not in result:
+        return False
+    return bool(result.get("sha256") != _content_digest(result))
+
+
+def _content_digest(result: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in result.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
     with path.open("rb") as file:
@@ -41,6 +64,8 @@ def mismatch(directory: Path, result: Mapping[str, Any], contents_up_to: float =
     Returns:
         one clause such as ``"history.parquet has 12 bytes, not 4123"``, or None.
     """
+    if seal_is_broken(result):
+        return "result.json is not what was written (another SHA-256)"
     recorded = result.get("files")
     if recorded is None:
         return None

@@ -22,7 +22,7 @@ from ..training.evaluate import evaluate
 from ..training.loop import train
 from ..training.parallel import Ranks
 from .artifacts import provenance, result, save_frame, save_history, save_labels, save_weights
-from .inventory import inventory
+from .inventory import inventory, sealed
 from .memory import advice, free_memory, in_smaller_parts, out_of_memory
 from .progress import Listener, Progress
 from .ready import Ready, make_ready, measure_settings, measured_rows
@@ -150,7 +150,7 @@ def _execute(
     if task != spec.task:
         ended["remarks"] = [f"memory ran out: mini-batches were evaluated in {task.micro_batches} parts"]
     ended["files"] = inventory(directory)
-    write_json(directory / "result.json", ended)
+    write_json(directory / "result.json", sealed(ended))
     (directory / CHECKPOINT).unlink(missing_ok=True)
     return str(ended["status"])
 

@@ -60,10 +60,11 @@ def read_run(directory: Path, run_id: str) -> RunRecord:
         if wrong:
             raise Damaged(wrong)
         recorded = content.get("files") or {}
+        provenance = _provenance(directory, recorded)
         tables = _tables(directory, status, recorded)
         said = content.get("remarks")
         remarks = tuple(printable(line)[:300] for line in said) if isinstance(said, list) else ()
-        return RunRecord(status, reason, numbers, _provenance(directory), tables, remarks)
+        return RunRecord(status, reason, numbers, provenance, tables, remarks)
     except (Damaged, OSError, ValueError, RecursionError, pa.ArrowException) as error:
         return RunRecord("damaged", printable(_one_line(error)))
 
@@ -140,9 +141,17 @@ def _number(content: Mapping[str, Any], name: str, where: str) -> float:
     return float(value)
 
 
-def _provenance(directory: Path) -> dict[str, str]:
+def _provenance(directory: Path, recorded: Mapping[str, Any]) -> dict[str, str]:
     path = directory / "provenance.json"
-    return dict(_flatten(read_json(path))) if path.exists() else {}
+    if not path.exists():
+        return {}
+    _must_be_as_written(path.name, read_bytes(path), recorded)
+    return dict(_flatten(read_json(path)))
+
+
+def _must_be_as_written(file: str, content: bytes, recorded: Mapping[str, Any]) -> None:
+    if recorded and hashlib.sha256(content).hexdigest() != recorded.get(file, {}).get("sha256"):
+        raise Damaged(f"{file} is not the file that was written (another SHA-256)")
 
 
 def _flatten(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -161,8 +170,7 @@ def _tables(directory: Path, status: str, recorded: Mapping[str, Any]) -> dict[s
         path = directory / file
         if path.exists() and (status == "done" or name == "history"):
             content = read_bytes(path)
-            if recorded and hashlib.sha256(content).hexdigest() != recorded.get(file, {}).get("sha256"):
-                raise Damaged(f"{file} is not the file that was written (another SHA-256)")
+            _must_be_as_written(file, content, recorded)
             tables[name] = _table(file, content, tuple(columns), required)
     measures = tables.get("measures")
     if measures is not None and len(measures["measure"].unique()) != len(measures):

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from sharpbench.bench.compare import difference
 from sharpbench.bench.drive import run_plan
-from sharpbench.bench.inventory import inventory
+from sharpbench.bench.inventory import inventory, sealed
 from sharpbench.bench.launch import Settings
 from sharpbench.bench.merge import merge
 from sharpbench.bench.store import Store, open_store, read_plan
@@ -44,7 +44,7 @@ def rewritten(directory: Path, **changes: object) -> None:
     """The result with other entries, its record of the files brought up to date."""
     path = directory / "result.json"
     content = json.loads(path.read_text())
-    write_json(path, {**content, **changes, "files": inventory(directory)})
+    write_json(path, sealed({**content, **changes, "files": inventory(directory)}))
 
 
 def states(out: Path) -> list[str]:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sharpbench.bench.drive import run_plan
+from sharpbench.bench.inventory import sealed
 from sharpbench.bench.launch import Settings
 from sharpbench.bench.plan import parse_plan
 from sharpbench.bench.store import Store, claimed, open_store, read_plan
@@ -37,12 +38,14 @@ NOT_JSON, NO_OBJECT = "result.json is not JSON: cut off, or overwritten", "resul
         (json.dumps({**WHOLE, "status": "failed"}), "result.json has an unknown status"),
         (json.dumps({**WHOLE, "status": ["done"]}), "result.json has an unknown status"),
         (json.dumps({**WHOLE, "schema_version": 2}), "result.json has another schema version than 1"),
-        (json.dumps({**WHOLE, "files": {"gone": {"bytes": 1}}}), "gone is missing"),
+        (json.dumps(sealed({**WHOLE, "files": {"gone": {"bytes": 1}}})), "gone is missing"),
         (
-            json.dumps({**WHOLE, "files": {"../x": {}}}),
+            json.dumps(sealed({**WHOLE, "files": {"../x": {}}})),
             "result.json records a file '../x' that can't be one of",
         ),
-        (json.dumps({**WHOLE, "files": 3}), "result.json has no list of files"),
+        (json.dumps(sealed({**WHOLE, "files": 3})), "result.json has no list of files"),
+        (json.dumps({**sealed(WHOLE), "steps": 3}), "result.json is not what was written"),
+        (json.dumps({**WHOLE, "files": {}}), "result.json is not what was written"),
         ("[" * 100_000, NOT_JSON),
         ("\xff", NOT_JSON),
     ],

@@ -15,6 +15,7 @@ from bench_bad_suites import BAD, GOOD
 from typer.testing import CliRunner, Result
 
 import sharpbench
+from sharpbench.bench.inventory import sealed
 from sharpbench.bench.store import Store, read_plan
 from sharpbench.cli import app
 from sharpbench.data import DATASETS
@@ -118,7 +119,7 @@ def test_status(finished: tuple[Path, Result], tmp_path: Path) -> None:
     (directories[1] / "error.log").write_text("Traceback\nOSError: the disk is [full]\n")
     diverged = json.loads((directories[2] / "result.json").read_text())
     (directories[2] / "result.json").write_text(
-        json.dumps({**diverged, "status": "diverged", "reason": "nan"})
+        json.dumps(sealed({**diverged, "status": "diverged", "reason": "nan"}))
     )
     result = call("status", copy)
     lines = result.stdout.splitlines()

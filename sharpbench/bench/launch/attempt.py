@@ -22,6 +22,7 @@ OUTPUT = "output.log"
 def attempt(job: Job, settings: Settings, capture: bool = False) -> Outcome | None:
     """Carry out ``job``; None when another process is at work in its directory.
 
+    A run that has ended meanwhile, or failed (``error.log``), is not repeated. Whatever an earlier attempt
     left half-written is removed first. An exception becomes ``error.log`` and a failed outcome; so does a
     directory that can't be written, as far as it can. A run that was asked to stop is ``interrupted``, and
     keeps its checkpoint.
