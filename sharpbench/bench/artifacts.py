@@ -45,10 +45,16 @@ def save_history(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     save_frame(path, frame.astype({name: counted.get(name, "float64") for name in HISTORY}))
 
 
-def save_labels(path: Path, corrupted: TrainingSet) -> None:
-    """Which examples were trained on and with which labels, for audit."""
-    columns = {"index": corrupted.index, "label": corrupted.labels, "clean_label": corrupted.clean_labels}
-    save_frame(path, pd.DataFrame({name: values.numpy() for name, values in columns.items()}))
+def save_labels(directory: Path, corrupted: TrainingSet) -> None:
+    """Which examples were trained on and with which labels, and which were held out, for audit."""
+    columns = {"index": corrupted.index}
+    if corrupted.labels.ndim == 1:  # a text's labels are the text
+        columns |= {"label": corrupted.labels, "clean_label": corrupted.clean_labels}
+    frame = pd.DataFrame({name: values.numpy() for name, values in columns.items()})
+    save_frame(directory / "labels.parquet", frame)
+    if len(corrupted.validation_index):
+        held = pd.DataFrame({"index": corrupted.validation_index.numpy()})
+        save_frame(directory / "validation.parquet", held)
 
 
 def save_weights(path: Path, model: nn.Module) -> None:

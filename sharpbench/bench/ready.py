@@ -65,7 +65,10 @@ def make_ready(spec: RunSpec, device: torch.device) -> Ready:
         fraction=task.train_fraction,
         subset_stream=stream(spec.seed, "subset"),
         noise_stream=stream(spec.seed, "label_noise"),
+        validation_fraction=task.validation_fraction,
+        validation_stream=stream(spec.seed, "validation"),
     )
+    held = corrupted.validation_index
     with global_stream(spec.seed, "init"):
         model = build_model(task.model, data.shape, data.classes)
     model = model.to(device)
@@ -78,7 +81,9 @@ def make_ready(spec: RunSpec, device: torch.device) -> Ready:
         model=model,
         train_set=augmented(train_set, task, generators.get("augmentation")),
         test_set=on_device(data, data.test.inputs, data.test.labels, spec, device),
-        validation_set=None,
+        validation_set=on_device(data, data.train.inputs[held], data.train.labels[held], spec, device)
+        if len(held)
+        else None,
         corrupted=corrupted,
         generators=generators,
         initial={n: p.detach().clone() for n, p in model.named_parameters()} if compares else None,

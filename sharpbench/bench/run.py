@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -99,7 +100,7 @@ def _execute(
             directory.mkdir(parents=True, exist_ok=True)
             write_json(directory / "spec.json", spec.model_dump(mode="json"))
             write_json(directory / "provenance.json", provenance(where, ranks.count))
-            save_labels(directory / "labels.parquet", ready.corrupted)
+            save_labels(directory, ready.corrupted)
         course = train(
             ready.model,
             task,
@@ -180,6 +181,8 @@ def final_metrics(spec: RunSpec, ready: Ready) -> dict[str, float]:
         "accuracy_gap": train_accuracy - noisy_accuracy,
         "loss_gap": noisy_loss - train_loss,
     }
+    if ready.test_set.labels.ndim > 1:  # a text: the loss is per token
+        metrics["test_perplexity"] = math.exp(min(test_loss, 700.0))
     if ready.validation_set is not None:
         loss, accuracy = evaluate(model, ready.validation_set)
         metrics |= {"validation_loss": loss, "validation_accuracy": accuracy}

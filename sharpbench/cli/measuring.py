@@ -52,15 +52,14 @@ def measure(
         settings["measures"] = tuple(measures)
     if hvps is not None:
         settings["hvps"] = hvps
-    from torch.nn.functional import cross_entropy
-
     from ..sharpness import measure as measure_network
+    from ..training.batch import mean_cross_entropy
 
     screen = console()
     with console(stderr=True).status("measuring loss and gradient") as status:
         card = measure_network(
             network,
-            cross_entropy,
+            mean_cross_entropy,
             data,
             progress=lambda group: status.update(f"measuring {group}"),
             **settings,
@@ -131,7 +130,10 @@ def _load_run(
     chosen = torch.randperm(len(labels), generator=stream(spec.seed, "measure_examples"))[:size]
     index = torch.tensor(labels["index"].to_numpy())[chosen]
     inputs = data.normalise(data.train.inputs[index])
-    targets = torch.tensor(labels["label"].to_numpy(), dtype=torch.int64)[chosen]
+    if "label" in labels:
+        targets = torch.tensor(labels["label"].to_numpy(), dtype=torch.int64)[chosen]
+    else:  # a text is its own labels
+        targets = data.train.labels[index]
     settings = {
         "measures": spec.measure.measures,
         "hvps": spec.measure.hvps,

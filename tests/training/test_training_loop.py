@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +168,24 @@ def test_parts_of_a_mini_batch_average_to_the_whole() -> None:
         gradients.append([loss, *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
         assert sum(int(c.right) for c in closures if c.right is not None) == (model(x).argmax(1) == y).sum()
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_a_text_is_trained_on_and_measured(tmp_path: Path) -> None:
+    task = {"dataset": "alice", "model": "char_transformer", "label_noise": 0.0, "train_fraction": 0.05}
+    measure = {"hvps": 10, "examples": 8, "measures": ("spectrum",)}
+    run = spec(task=task | {"epochs": 1, "validation_fraction": 0.01, "lr": 0.5}, measure=measure)
+    assert execute(run, tmp_path) == "done"
+    result = json.loads((tmp_path / "result.json").read_text())
+    metrics = result["metrics"]
+    assert metrics["test_perplexity"] == pytest.approx(math.exp(metrics["test_loss"]))
+    assert 1.0 < metrics["test_perplexity"] < 60.0  # fewer than the characters there are
+    history = pd.read_parquet(tmp_path / "history.parquet")
+    assert history["validation_accuracy"].iloc[-1] == metrics["validation_accuracy"] > 0.1
+    measures = pd.read_parquet(tmp_path / "measures.parquet").set_index("measure")["value"]
+    assert measures["trace"] > 0
+
+
+def test_augmenting_a_text_is_refused(tmp_path: Path) -> None:
+    task = {"dataset": "alice", "model": "char_transformer", "label_noise": 0.0, "augmentation": ("flip",)}
+    with pytest.raises(RunFailed, match="augmentation is for images; 'alice' holds none"):
+        execute(spec(task=task), tmp_path)
