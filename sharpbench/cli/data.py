@@ -51,7 +51,7 @@ def fetch(names: Names, folder: Folder = None) -> None:
             place = f"in {root / name}"
         else:
             data = load(name)
-            place = "nothing to download"
+            place = "ready"
         typer.echo(f"{name}: {len(data.train)} training and {len(data.test)} test examples, {place}")
 
 
@@ -89,16 +89,22 @@ def _row(name: str, folder: Path | None) -> dict[str, Any]:
         "train": entry.train,
         "test": entry.test,
         "download": 0 if published is None else published.download,
-        "here": published is None or present(published, folder),
+        # Whether a family is here depends on the rest of its name.
+        "here": present(published, folder) if published else None if _own_files(name) else True,
         "summary": entry.summary,
     }
+
+
+def _own_files(name: str) -> bool:
+    """Whether the data set is read from files that the user brings."""
+    return name in ("imagenet", "parquet", "hub")
 
 
 def _cell(key: str, value: Any) -> str:
     from ..data.places import megabytes
 
     if value is None:
-        return "any"
+        return "yours" if key == "here" else "any"
     if key == "shape":
         return "x".join(str(side) for side in value)
     if key == "download":

@@ -8,7 +8,12 @@ from functools import partial
 
 from ..errors import InvalidInput, unknown_name
 from .digits import digits
+from .imagenet import FORM as IMAGENET
+from .imagenet import load_imagenet
 from .load_published import load_published
+from .parquet import FORM as PARQUET
+from .parquet import HUB_FORM as HUB
+from .parquet import load_hub, load_parquet
 from .published import PUBLISHED
 from .splits import Dataset, Kind
 from .synthetic import FORM as SYNTHETIC
@@ -57,6 +62,10 @@ def _load_plain(load: Callable[[], Dataset], name: str) -> Dataset:
     return load()
 
 
+def _load_after_colon(load: Callable[[str], Dataset], name: str) -> Dataset:
+    return load(name.partition(":")[2])
+
+
 _ENTRIES = [
     DatasetEntry(
         "digits",
@@ -91,6 +100,24 @@ _ENTRIES = [
     ),
     DatasetEntry(
         "synthetic", _load_synthetic, "made-up images of any shape, learnable, no download", form=SYNTHETIC
+    ),
+    DatasetEntry(
+        "imagenet",
+        partial(_load_after_colon, load_imagenet),
+        "ImageNet from your own folder ($SHARPBENCH_IMAGENET), resized once; SIZE pixels, 256 unless given",
+        form=IMAGENET,
+    ),
+    DatasetEntry(
+        "parquet",
+        partial(_load_after_colon, load_parquet),
+        "pictures and labels in a folder of train*.parquet and test*.parquet",
+        form=PARQUET,
+    ),
+    DatasetEntry(
+        "hub",
+        partial(_load_after_colon, load_hub),
+        "pictures of the Hugging Face hub: from $SHARPBENCH_HUB, or the network (extra `hub`)",
+        form=HUB,
     ),
 ]
 
