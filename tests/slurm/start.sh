@@ -29,6 +29,10 @@ SLURM_CONF=$folder/slurm.conf scancel --full --signal=KILL --user=root 2>/dev/nu
 for name in slurmctld slurmd munged; do
   [ -s $folder/\$name.pid ] && kill -KILL \$(cat $folder/\$name.pid) 2>/dev/null
 done
+# What watches a step is nobody's child; it is known by the folder its daemon worked in.
+for step in \$(pgrep -x slurmstepd); do
+  [ "\$(readlink /proc/\$step/cwd)" = $folder ] && kill -KILL \$step
+done
 rm -rf $folder
 EOF
 chmod 755 "$folder/stop.sh"
