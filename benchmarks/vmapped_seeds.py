@@ -196,10 +196,7 @@ def gains(frame: pd.DataFrame) -> dict[tuple[str, int], float]:
 
 def conclusion(frame: pd.DataFrame) -> str:
     found = gains(frame)
-    told = "; ".join(
-        f"{model}: {found[model, 1]:.2f} times in one process, {found[model, 2]:.2f} in two"
-        for model in MODELS
-    )
+    told = "; ".join(f"{m}: {found[m, 1]:.2f} times in one process, {found[m, 2]:.2f} in two" for m in MODELS)
     if min(found.values()) >= WORTH:
         return f"Stacking wins on both networks ({told}): worth shipping as a launcher of equal runs."
     return (
@@ -210,6 +207,39 @@ def conclusion(frame: pd.DataFrame) -> str:
         "function of its own specification alone, since its last bits would depend on what it was stacked "
         "with. `sharpbench run --workers N` puts a process on each core instead."
     )
+
+
+def page(
+    frame: pd.DataFrame, differences: dict[str, float], rounds: int, seeds: Sequence[int], epochs: int
+) -> str:
+    rate = frame.set_index(["model", "program", "processes"])["seeds_per_second"]
+    second = ", ".join(f"{rate[m, p, 2] / rate[m, p, 1]:.2f} ({m}, {p})" for m in MODELS for p in PROGRAMS)
+    lines = [
+        "# Seeds a second: stacked by `torch.func`, or one after the other",
+        "",
+        f"{len(seeds)} seeds of {epochs} epochs on digits (SGD, batches of {BATCH}); {platform.machine()} "
+        f"CPU, one thread a process, torch {torch.__version__}; medians of {rounds} interleaved rounds, with "
+        "quartiles. `python benchmarks/vmapped_seeds.py`.",
+        "",
+        "| network | program | processes | seeds a second | quartiles |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {row.model} | {row.program} | {row.processes} | {row.seeds_per_second:.2f} "
+            f"| {row.low:.2f}, {row.high:.2f} |"
+            for row in frame.itertuples()
+        ),
+        "",
+        "Weights and BatchNorm statistics after an epoch in float64 differ by "
+        + ", ".join(f"{value:.0e} ({model})" for model, value in differences.items())
+        + " of their length between the two programs.",
+        "",
+        f"A second process multiplies the seeds a second by {second}. Where that is far from 2, the "
+        "machine's two cores can't both work at the full speed of one, and the rows of two processes say "
+        "little of other machines.",
+        "",
+        conclusion(frame),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -227,28 +257,8 @@ def main() -> None:
     print(frame.to_string(index=False, float_format="%.3f"))
     RESULTS.mkdir(exist_ok=True)
     frame.to_csv(RESULTS / "vmapped_seeds.csv", index=False, float_format="%.4f")
-    lines = [
-        "# Seeds a second: stacked by `torch.func`, or one after the other",
-        "",
-        f"{len(seeds)} seeds of {arguments.epochs} epochs on digits (SGD, batches of {BATCH}); "
-        f"{platform.machine()} CPU, one thread a process, torch {torch.__version__}; medians of "
-        f"{arguments.rounds} interleaved rounds, with quartiles. `python benchmarks/vmapped_seeds.py`.",
-        "",
-        "| network | program | processes | seeds a second | quartiles |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {row.model} | {row.program} | {row.processes} | {row.seeds_per_second:.2f} "
-            f"| {row.low:.2f}, {row.high:.2f} |"
-            for row in frame.itertuples()
-        ),
-        "",
-        "Weights and BatchNorm statistics after an epoch in float64 differ by "
-        + ", ".join(f"{value:.0e} ({model})" for model, value in differences.items())
-        + " of their length between the two programs.",
-        "",
-        conclusion(frame),
-    ]
-    (RESULTS / "vmapped_seeds.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = page(frame, differences, arguments.rounds, seeds, arguments.epochs)
+    (RESULTS / "vmapped_seeds.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
