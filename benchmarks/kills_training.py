@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 os.environ["SHARPBENCH_CHECKPOINT_SECONDS"] = "0"  # read when a training begins
@@ -49,8 +50,9 @@ def attempt(run: RunSpec, directory: Path, seconds: float | None) -> bool:
         try:
             execute(run, directory)
             code = 0
-        finally:
-            os._exit(code)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(code)
     if seconds is not None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -98,6 +100,8 @@ def main() -> None:
                 ended = attempt(
                     run, killed, chance.uniform(0.1, 0.9) * whole if kills < arguments.kills else None
                 )
+                if not ended and kills == arguments.kills:
+                    sys.exit(f"{name}: an undisturbed attempt did not finish")
                 kills += not ended
                 same = not ended or equal(Path(folder) / "whole", killed)
             wrong |= not same

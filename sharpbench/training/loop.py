@@ -115,7 +115,7 @@ def train(
                 "epoch": course.epoch,
                 "train_loss": mean_loss,
                 "train_accuracy": ranks.sum(course.right).item() / course.order.numel() / answers(train_set),
-                "lr": rate,
+                "lr": learning_rate(task, course.steps - 1, batches),
                 "gradient_evaluations": course.gradient_evaluations,
             }
             if course.epoch % task.evaluate_every == 0 or course.epoch == task.epochs:
