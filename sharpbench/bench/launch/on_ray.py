@@ -176,9 +176,9 @@ def _cluster(settings: Settings, threads: int) -> Iterator[bool]:
     """Ray, connected or started; whether it has GPUs. A cluster started here ends with the block."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    logging.getLogger("ray").setLevel(logging.ERROR)
     import ray
 
+    logging.getLogger("ray").setLevel(logging.ERROR)  # its import has set it
     common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     folder = None
     # Ray puts its own handlers in place of those that `sharpbench run` has for signals.
