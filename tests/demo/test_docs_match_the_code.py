@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sharpbench.optim import OPTIMIZERS
+from sharpbench.optim.diagnostics import Diagnostics
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -58,12 +59,23 @@ def test_every_optimizer_is_documented_with_its_defaults(name):
         )
 
 
+def documented_diagnostics():
+    section = (DOCS / "optimizers.md").read_text(encoding="utf-8").split("## Diagnostics")[1].split("\n## ")[0]
+    return set(re.findall(r"^\| `(\w+)`", section, flags=re.M))
+
+
+def test_every_diagnostic_is_documented():
+    names = re.findall(r"^    ``(\w+)``", inspect.getsource(Diagnostics), flags=re.M)
+    assert set(names) == documented_diagnostics()
+
+
 def test_every_documented_optimizer_exists():
     rows = (DOCS / "optimizers.md").read_text(encoding="utf-8")
     chosen = rows.split("## Which one?")[1].split("## Where to look")[0]
     named = set(re.findall(r"`(\w+)`", chosen))
     assert named <= set(OPTIMIZERS), named - set(OPTIMIZERS)
-    tables = set(documented_rows("optimizers.md")) - {"sampling", '"plain"', '"antithetic"'}
+    others = {"sampling", '"plain"', '"antithetic"', *documented_diagnostics()}
+    tables = set(documented_rows("optimizers.md")) - others
     assert tables <= set(OPTIMIZERS), tables - set(OPTIMIZERS)
 
 
