@@ -109,8 +109,8 @@ def _download(published: Published, archive: Archive, path: Path, progress: bool
                 response.raise_for_status()
                 for chunk in response.iter_content(CHUNK):
                     received += len(chunk)
-                    if received > archive.size + CHUNK:  # a wrong server can't fill the disk
-                        raise _Refused(f"the file is longer than the published {archive.size} bytes")
+                    if received > 2 * archive.size + CHUNK:  # a wrong server can't fill the disk
+                        raise _Refused(f"the file is far longer than the published {archive.size} bytes")
                     stream.write(chunk)
                     advance(received)
 

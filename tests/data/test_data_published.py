@@ -192,8 +192,8 @@ def test_answers_of_servers(server: Server) -> None:
     server.status, server.cut = 200, 100
     assert "the connection ended before the file did" in refusal(published)
     server.cut = 0
-    server.files = {CIFAR: files[CIFAR] + bytes(2**20)}
-    assert "is longer than the published" in refusal(published)
+    server.files = {CIFAR: files[CIFAR] + bytes(2**21)}
+    assert "is far longer than the published" in refusal(published)
     server.stall.set()
     message = refusal(published, timeout=0.3)
     assert "no answer within 0.3 s" in message
