@@ -86,14 +86,11 @@ def claimed(directory: Path) -> Iterator[bool]:
         yield False
         return
     lock, token = held
-    over = threading.Event()
-    beat = threading.Thread(target=_beat, args=(directory / OWNER, over), name="heartbeat", daemon=True)
-    beat.start()
+    _heart.add(directory / OWNER)
     try:
         yield True
     finally:
-        over.set()
-        beat.join()
+        _heart.remove(directory / OWNER)
         with contextlib.suppress(OSError):
             owner = read_owner(directory)
             if owner is not None and owner.token == token:
@@ -218,7 +215,38 @@ def _sign(directory: Path) -> str:
     return token
 
 
-def _beat(path: Path, over: threading.Event) -> None:
-    while not over.wait(HEARTBEAT_SECONDS):
-        with contextlib.suppress(OSError):  # a full or vanished disk is the run's to notice
-            os.utime(path)
+class _Heart:
+    """One thread of this process touches the files of all its claims; it lives as long as there are any.
+
+    A thread for each claim would cost a short run more than everything else about it.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Lock()
+        self._paths: set[Path] = set()
+        self._beating = False
+
+    def add(self, path: Path) -> None:
+        with self._changed:
+            self._paths.add(path)
+            if not self._beating:
+                self._beating = True
+                threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def remove(self, path: Path) -> None:
+        with self._changed:
+            self._paths.discard(path)
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(HEARTBEAT_SECONDS)
+            with self._changed:
+                if not self._paths:
+                    self._beating = False
+                    return
+                for path in self._paths:
+                    with contextlib.suppress(OSError):  # a full or vanished disk is the run's to notice
+                        os.utime(path)
+
+
+_heart = _Heart()

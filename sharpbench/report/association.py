@@ -27,6 +27,8 @@ from .bootstrap import (
 
 # Runs compared with all others at once: what fits the cache.
 ROWS = 256
+# Weights of some draws, for all runs: likewise.
+DRAWS_BYTES = 2**20
 Statistic = Callable[[Floats, Floats, NDArray[np.intp], Floats], Floats]
 
 
@@ -151,14 +153,23 @@ def _add_pairs(sums: Floats, x: NDArray[np.int32], y: NDArray[np.int32], codes: 
 
 
 def _pearson(x: Floats, y: Floats, codes: NDArray[np.intp], counts: Floats) -> Floats:
-    weights = counts[:, codes]
     # Standardised first: a trace of 1e6 squared must not swamp a gap of 0.1.
-    return _weighted_correlation(_standard(x), _standard(y), weights)
+    x, y = _standard(x), _standard(y)
+    return _by_draws(lambda weights: _weighted_correlation(x, y, weights), codes, counts)
 
 
 def _spearman(x: Floats, y: Floats, codes: NDArray[np.intp], counts: Floats) -> Floats:
-    weights = counts[:, codes]
-    return _weighted_correlation(_weighted_ranks(x, weights), _weighted_ranks(y, weights), weights)
+    def correlation(weights: Floats) -> Floats:
+        return _weighted_correlation(_weighted_ranks(x, weights), _weighted_ranks(y, weights), weights)
+
+    return _by_draws(correlation, codes, counts)
+
+
+def _by_draws(statistic: Callable[[Floats], Floats], codes: NDArray[np.intp], counts: Floats) -> Floats:
+    """The statistic of each draw's weights, some draws at a time: all at once would leave the cache."""
+    few = max(1, DRAWS_BYTES // (8 * max(1, len(codes))))
+    parts = [statistic(counts[first : first + few][:, codes]) for first in range(0, len(counts), few)]
+    return np.concatenate(parts)
 
 
 def _standard(values: Floats) -> Floats:
