@@ -19,6 +19,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -140,6 +141,27 @@ def report(folder: Path) -> None:
     render(folder / "out")
 
 
+def operations(folder: Path, pipe: Any) -> None:
+    """What one real run asks of the file system for its directory: an audited one, in a process of its own."""
+    from sharpbench.bench.launch import Job, Settings
+    from sharpbench.bench.launch.attempt import attempt
+    from sharpbench.bench.store import read_plan
+
+    run = read_plan(folder / "out").runs[0]
+    counts: Counter[str] = Counter()
+    names = {"open", "os.rename", "os.remove", "os.mkdir", "os.utime", "os.listdir", "os.scandir"}
+
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in names and run.run_id in str(arguments[0]):
+            counts[event.removeprefix("os.")] += 1
+
+    sys.addaudithook(audit)
+    outcome = attempt(Job(run.spec, folder / "audited" / run.run_id), Settings(device="cpu"), capture=True)
+    assert outcome is not None
+    assert outcome.status == "done", outcome
+    pipe.send(dict(counts))
+
+
 STEPS: dict[str, Callable[[Path], None]] = {
     "plan": plan,
     "launch": launch,
@@ -179,17 +201,24 @@ def main() -> None:
     os.environ[SAMPLE] = str(sample)
     found: dict[str, tuple[float, float, float]] = {}
     for name in chosen.steps:
-        here, there = multiprocessing.get_context("spawn").Pipe()
-        process = multiprocessing.get_context("spawn").Process(target=measure, args=(name, folder, there))
-        process.start()
-        there.close()
-        found[name] = here.recv()
-        process.join()
+        found[name] = in_a_process(measure, name, folder)
         print(f"{name}: {found[name][0]:.1f} s, {found[name][1]:.0f} MiB", flush=True)
     if set(STEPS) <= set(chosen.steps):
-        write_results(folder / "out", found)
+        write_results(folder / "out", found, in_a_process(operations, folder))
     if chosen.keep is None:
         shutil.rmtree(folder)
+
+
+def in_a_process(function: Callable[..., None], *arguments: Any) -> Any:
+    """What ``function`` sends through the pipe that it gets as its last argument."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=function, args=(*arguments, there))
+    process.start()
+    there.close()
+    answer = here.recv()
+    process.join()
+    return answer
 
 
 def make_sample(folder: Path) -> Path:
@@ -208,7 +237,7 @@ def sample_run(folder: Path) -> None:
     really(read_suite(folder / "many.toml").plan.runs[0].spec, folder / "sample")
 
 
-def write_results(out: Path, found: dict[str, tuple[float, float, float]]) -> None:
+def write_results(out: Path, found: dict[str, tuple[float, float, float]], asked: dict[str, int]) -> None:
     directories = list((out / "runs").iterdir())
     files = [entry for entry in directories[0].iterdir() if entry.is_file()]
     size = sum(entry.stat().st_size for entry in files)
@@ -230,6 +259,10 @@ def write_results(out: Path, found: dict[str, tuple[float, float, float]]) -> No
         f"A run directory: {len(files)} files, {size / 1024:.0f} KiB (weights left out). "
         f"plan.json: {(out / 'plan.json').stat().st_size / 2**20:.1f} MiB. "
         f"The page: {page.stat().st_size / 2**20:.1f} MiB.",
+        "",
+        "One real run asks the file system, for its own directory (stat aside): "
+        + ", ".join(f"{count} {name}" for name, count in sorted(asked.items()))
+        + ".",
         "",
         f"Python {platform.python_version()}, {platform.system()}, {len(os.sched_getaffinity(0))} cores.",
         "",
