@@ -142,7 +142,7 @@ def report(folder: Path) -> None:
 
 
 def operations(folder: Path, pipe: Any) -> None:
-    """What one real run asks of the file system for its directory: an audited one, in a process of its own."""
+    """What one real run asks of the file system for its own directory."""
     from sharpbench.bench.launch import Job, Settings
     from sharpbench.bench.launch.attempt import attempt
     from sharpbench.bench.store import read_plan
