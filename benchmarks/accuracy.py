@@ -271,8 +271,8 @@ def main() -> None:
         f"2 CPU cores; median of {SEEDS} seeds (sharpbench 100 at init, Hutchinson 400). "
         "`python benchmarks/accuracy.py`.\n\nProducts until the median error stays within 1 % (budgets "
         f"{', '.join(map(str, BUDGETS))}); the log-determinant with delta = 0.01 lambda_max:\n\n"
-        f"{markdown(wide.reset_index())}\n\nStandard error of the trace from one pass over plain Hutchinson's "
-        "at the same budget, from the exact variance of the probes (10 bases):\n\n"
+        f"{markdown(wide.reset_index())}\n\nStandard error of the trace from one pass over plain "
+        "Hutchinson's at the same budget, from the exact variance of the probes (10 bases):\n\n"
         f"{markdown(exact_ratio())}\n\nRoot-mean-square error of the squared Frobenius norm over plain "
         f"Hutchinson's:\n\n{markdown(against.reset_index())}\n\n![errors](accuracy.png)\n"
     )

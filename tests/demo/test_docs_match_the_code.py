@@ -60,7 +60,9 @@ def test_every_optimizer_is_documented_with_its_defaults(name):
 
 
 def documented_diagnostics():
-    section = (DOCS / "optimizers.md").read_text(encoding="utf-8").split("## Diagnostics")[1].split("\n## ")[0]
+    section = (
+        (DOCS / "optimizers.md").read_text(encoding="utf-8").split("## Diagnostics")[1].split("\n## ")[0]
+    )
     return set(re.findall(r"^\| `(\w+)`", section, flags=re.M))
 
 
