@@ -16,7 +16,7 @@ from torch import Tensor
 from ..checks import check_number
 from ..errors import InvalidInput, must_be
 from .components import Component
-from .norms import global_norm, largest, split_like
+from .norms import global_norm, keep_largest, split_like
 
 
 class ObjectivePreconditioner(Component):
@@ -169,7 +169,7 @@ class TopMagnitude(ObjectivePreconditioner):
             result = torch.zeros_like(flat)
             result[kept] = flat[kept]
             return split_like(result, direction)
-        return split_like(flat.mul_(largest(flat.abs(), count)), direction)
+        return split_like(keep_largest(flat, count), direction)
 
 
 class SignGradient(ObjectivePreconditioner):

@@ -48,21 +48,45 @@ def split_like(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 def largest(scores: Tensor, count: int) -> Tensor:
     """Boolean mask of the ``count`` largest of a vector, the first ones among equals.
 
-    A selection, not a sort, and on a CPU numpy's, which is vectorised: on 700 000 numbers it takes a tenth of
-    the time of ``torch.kthvalue``, which takes a quarter of that of ``topk``.
-
     >>> largest(torch.tensor([2.0, 1.0, 2.0, 2.0]), 2)
     tensor([ True, False,  True, False])
     """
-    place = len(scores) - count
     if scores.device.type != "cpu":
-        threshold = scores.kthvalue(place + 1).values
+        threshold = scores.kthvalue(len(scores) - count + 1).values
         above = scores > threshold
         ties = scores == threshold
         return above | (ties & (ties.cumsum(0) <= count - above.sum()))
-    threshold = torch.from_numpy(np.partition(scores.detach().numpy(), place))[place]
-    mask = scores >= threshold
-    surplus = int(mask.count_nonzero()) - count
-    if surplus > 0:  # equals of the threshold, the last of which are left out
-        mask[(scores == threshold).nonzero()[-surplus:]] = False
+    smallest, surplus = _threshold(scores, count)
+    mask = scores >= smallest
+    if surplus > 0:
+        mask[(scores == smallest).nonzero()[-surplus:]] = False
     return mask
+
+
+def keep_largest(vector: Tensor, count: int) -> Tensor:
+    """The vector with 0 where |v| is not among the ``count`` largest, the first ones among equals.
+
+    >>> keep_largest(torch.tensor([-2.0, 1.0, 3.0, 2.0]), 2)
+    tensor([-2.,  0.,  3.,  0.])
+    """
+    sizes = vector.abs()
+    if vector.device.type != "cpu":
+        return vector * largest(sizes, count)
+    smallest, surplus = _threshold(sizes, count)
+    # hardshrink keeps |v| > lambda in one pass; the next number below the threshold makes that |v| >= it.
+    below = float(np.nextafter(smallest, -np.inf, dtype=smallest.dtype))
+    kept: Tensor = torch.nn.functional.hardshrink(vector, below)
+    if surplus > 0 and smallest > 0:  # among zeros it does not matter which are kept
+        kept[(sizes == float(smallest)).nonzero()[-surplus:]] = 0.0
+    return kept
+
+
+def _threshold(scores: Tensor, count: int) -> tuple[np.floating, int]:
+    """The ``count``-th largest on a CPU, and how many equal to it must be left out.
+
+    A selection, not a sort, and numpy's, which is vectorised: on 700 000 numbers it takes a tenth of the time
+    of ``torch.kthvalue``, which takes a quarter of that of ``topk``.
+    """
+    place = len(scores) - count
+    ordered = np.partition(scores.detach().numpy(), place)
+    return ordered[place], int(np.count_nonzero(ordered[:place] == ordered[place]))
