@@ -5,6 +5,7 @@
 Runs a suite undisturbed, then again in another directory, where after a random time the launcher or one of
 its workers is killed, and the suite started anew, until all kills are done. The two directories must then
 hold the same runs, bit for bit (columns of time and the like aside), and the same frames.
+Writes benchmarks/results/kills.md.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ hvps = 10
 examples = 64
 """
 LONGEST_WAIT = 4.0
+RESULTS = Path(__file__).parent / "results"
 
 
 def start(suite: Path, out: Path) -> subprocess.Popen[bytes]:
@@ -147,6 +149,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=10, help="of the suite, for each of two optimizers")
     parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--no-results", action="store_true", help="write no file")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         suite = Path(folder) / "short.toml"
@@ -155,13 +158,16 @@ def main() -> None:
         undisturbed, disturbed = Path(folder) / "undisturbed", Path(folder) / "disturbed"
         if start(suite, undisturbed).wait():
             raise SystemExit("the undisturbed suite failed")
-        for line in disturb(suite, disturbed, chosen.kills, chosen.seed):
-            print(line)
+        lines = disturb(suite, disturbed, chosen.kills, chosen.seed)
         wrong = same(undisturbed, disturbed)
-        runs = 2 * chosen.seeds
-        if wrong:
-            raise SystemExit("\n".join(wrong))
-        print(f"{chosen.kills} kills, {runs} runs: none lost, none doubled, all frames bitwise equal")
+        verdict = f"{chosen.kills} kills, {2 * chosen.seeds} runs: "
+        verdict += "; ".join(wrong) or "none lost, none doubled, all frames bitwise equal"
+        print("\n".join([*lines, verdict]))
+        if not chosen.no_results:
+            head = f"# A suite killed and started again\n\n`python benchmarks/kills.py`: {verdict}.\n\n"
+            RESULTS.mkdir(exist_ok=True)
+            (RESULTS / "kills.md").write_text(head + "".join(f"    {line}\n" for line in lines))
+        raise SystemExit(bool(wrong))
 
 
 if __name__ == "__main__":
