@@ -88,6 +88,20 @@ class Estimate:
         slack = 1e-6 * max(abs(self.ci_low), abs(self.ci_high), abs(truth))
         return self.ci_low - slack <= truth <= self.ci_high + slack
 
+    def widened(self, bias: float, tolerance: float | None = None) -> Estimate:
+        """The same value, its interval and error widened by a bound on a further bias.
+
+        >>> Estimate.from_error("trace", 1.0, 0.0, 9, bias=3.0).widened(4.0).half_width
+        5.0
+        """
+        half = math.hypot(self.half_width, bias)
+        # Half width over standard error stays what it was, a t-quantile.
+        ratio = self.half_width / self.std_error if self.std_error > 0 else t_quantile(math.inf)
+        low, high = self.value - half, self.value + half
+        limit = (DEFAULT_TOLERANCE if tolerance is None else tolerance) * abs(self.value)
+        converged = self.converged and half <= limit
+        return replace(self, std_error=half / ratio, ci_low=low, ci_high=high, converged=converged)
+
     def renamed(self, name: str) -> Estimate:
         """The same estimate under another row name."""
         return replace(self, name=name)

@@ -29,6 +29,7 @@ class Spectrum(ABC):
 
     dimension: int
     hvps: int
+    tolerance: float | None = None
 
     @abstractmethod
     def trace(self) -> Estimate:
@@ -78,14 +79,19 @@ class Spectrum(ABC):
         """
         if not (math.isfinite(damping) and damping > 0):
             raise must_be("damping", "> 0", damping)
-        delta, unit = damping, ""
+        delta, furthest, unit = damping, damping, ""
         if relative:
-            top = self.top_eigenvalues(1)[0].value
-            if top <= 0:
-                raise must_be("lambda_max", "> 0 for a relative damping", top)
-            delta, unit = damping * top, f" = {damping:g} lambda_max"
+            top = self.top_eigenvalues(1)[0]
+            if top.value <= 0:
+                raise must_be("lambda_max", "> 0 for a relative damping", top.value)
+            # A Ritz value is never above lambda_max, which may lie as far off as its bound says.
+            delta, furthest = damping * top.value, damping * max(top.value, top.ci_high)
+            unit = f" = {damping:g} lambda_max"
         if not signed:
             found = self.functional(lambda values: np.log1p(np.abs(values) / delta), "log_determinant")
+            if furthest > delta:
+                other = self.functional(lambda values: np.log1p(np.abs(values) / furthest))
+                found = found.widened(abs(found.value - other.value), self.tolerance)
             formula = "sum log(1 + |lambda|/delta)"
         else:
             bottom = self.bottom_eigenvalue().value
@@ -100,6 +106,9 @@ class Spectrum(ABC):
                 return np.asarray(np.log1p(np.maximum(values / delta, -1 + 1e-12)))
 
             found = self.functional(f, "log_determinant")
+            if furthest > delta:
+                other = self.functional(lambda v: f(v * (delta / furthest)))
+                found = found.widened(abs(found.value - other.value), self.tolerance)
             formula = "log det(I + H/delta)"
         note = f"{formula}, delta = {delta:.4g}{unit}"
         return replace(found, note=f"{note}; {found.note}" if found.note else note)

@@ -20,7 +20,11 @@ FIRST_LOOK = 0.1
 # With outliers, fewer steps than this share give neither five eigenvalues nor a quadrature worth its name.
 LEAST_SHARE = 0.45
 # An outlier takes about so many steps: its square must be worth as many probes.
-OUTLIER_SHARE = 2.0
+OUTLIER_SHARE = 6.0
+# A Ritz value with this relative residual is off by about its square.
+SETTLED = 0.1
+# With so much of the norm captured, LEAST_SHARE of the products spent on it still leaves a better trace.
+MOST_OF_NORM = 0.6
 PROBE_ROUND = 10
 WARM_VECTORS = 8
 
@@ -44,7 +48,6 @@ class ProbedSpectrum(Spectrum):
         self.ritz = basis.ritz()
         self.probes = probes
         self.hvps = hvps
-        self.tolerance: float | None = None
         columns, gram = basis.coupling()
         self.inside = np.array([np.trace(basis.projected), (basis.projected**2).sum() + 2 * np.trace(gram)])
         self.moments, self.covariance = self._moments()
@@ -142,7 +145,7 @@ def measure_two_stage(
     reserved = guard + (0 if earlier is None else len(earlier))
     basis = KrylovBasis(surface, most, generator)
     with surface.session():
-        outliers = _grow_while_it_pays(basis, max(2, most - reserved), hvps, tolerance)
+        outliers = _grow_while_it_pays(basis, max(2, most - reserved), hvps, guard, tolerance)
         chain = basis.size if len(basis.starts) < 2 else basis.starts[1]
         if earlier is not None:
             basis.include(earlier)
@@ -168,36 +171,39 @@ def _has_basis(warm: Spectrum | None) -> TypeGuard[ProbedSpectrum]:
     return isinstance(warm, ProbedSpectrum)
 
 
-def _grow_while_it_pays(basis: KrylovBasis, most: int, hvps: int, tolerance: float | None) -> bool:
+def _grow_while_it_pays(
+    basis: KrylovBasis, most: int, hvps: int, guard: int, tolerance: float | None
+) -> bool:
     """Lanczos steps until one more saves the probes less than it costs them; whether outliers were found.
 
     The variance left to n probes is ``2 ||P H P||_F^2 / n``, of which the chain itself tells the numerator,
-    as a quadrature of x^2. Plain Hutchinson has ``2 ||H||_F^2 / hvps``: while m steps have not brought
-    ``||P H P||_F^2 / (hvps - m)`` below that, and no eigenvalue holds more of the norm than the few steps it
-    takes would be worth as probes, there is nothing to find and the probes get the rest.
+    as a quadrature of x^2; plain Hutchinson has ``2 ||H||_F^2 / hvps``. A step pays if it captures more of
+    the norm than the share of the probes it takes. Three reasons to go on all the same: an eigenvalue not yet
+    settled that holds much of the norm; and, once most of the norm is captured, so that the trace is better
+    than Hutchinson's in any case, enough steps for five eigenvalues and a quadrature.
     """
-    look = max(6, round(FIRST_LOOK * hvps))
+    look = max(2, round(FIRST_LOOK * hvps))
     least = max(4, int(LEAST_SHARE * hvps))
-    basis.grow(min(look, most))
-    captured, outliers = _captured(basis), True
-    while basis.size < most and not basis.fruitless:
+    before, step = 0.0, basis.grow(min(look, most))
+    while step > 0:
+        ritz, captured, total = basis.ritz(), _captured(basis), _second_moment(basis)
+        rest = max(total - captured, 0.0)
         if tolerance is not None and basis.size >= least and _eigenvalues_settled(basis, tolerance):
             break
-        total = _second_moment(basis)
-        dear = (total - captured) * hvps > total * (hvps - basis.size)
-        largest = float(np.abs(basis.ritz().values).max(initial=0.0))
-        if basis.size < least and dear and OUTLIER_SHARE * total > largest**2 * hvps:
-            outliers = False
-            break
-        step = min(6, most - basis.size) if basis.size >= least else min(look, least - basis.size)
-        if basis.grow(step) == 0:
-            break
-        now = _captured(basis)
-        gain = (now - captured) / step
-        captured = now
-        if basis.size > least and gain * (hvps - basis.size) < max(_second_moment(basis) - now, 0.0):
-            break
-    return outliers
+        if (captured - before) / step * (hvps - basis.size - guard) < rest:
+            unsettled = ritz.residuals > SETTLED * np.abs(ritz.values)
+            enough = captured < MOST_OF_NORM * total and not _worth_finding(
+                ritz.values[unsettled], total, hvps
+            )
+            if enough or basis.size >= least:
+                break
+        before = captured
+        step = basis.grow(min(6, most - basis.size) if basis.size >= least else min(look, least - basis.size))
+    return _worth_finding(basis.ritz().values, _second_moment(basis), hvps)
+
+
+def _worth_finding(values: Array, total: float, hvps: int) -> bool:
+    return float((values**2).max(initial=0.0)) * hvps > OUTLIER_SHARE * total
 
 
 def _second_moment(basis: KrylovBasis) -> float:

@@ -1,0 +1,75 @@
+"""Spectra without outliers: the split of the budget, and a lambda_max that was not found."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sharpbench.sharpness import spectrum
+from sharpbench.sharpness.twostage import ProbedSpectrum
+
+
+class Matrix:
+    """A known matrix behind products."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix, self.dimension, self.hvps = matrix, len(matrix), 0
+        self.dtype, self.device = matrix.dtype, matrix.device
+
+    def session(self) -> nullcontext[None]:
+        return nullcontext()
+
+    def hvp(self, vectors: Tensor) -> Tensor:
+        self.hvps += 1 if vectors.ndim == 1 else vectors.shape[1]
+        return self.matrix @ vectors
+
+
+def _rotated(eigenvalues: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    d = len(eigenvalues)
+    basis, _ = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
+    return (basis * eigenvalues) @ basis.T
+
+
+def _flat(d: int = 400) -> Tensor:
+    noise = torch.randn(d, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return _rotated(1 + 0.3 * noise)
+
+
+def _semicircle(d: int = 400) -> Tensor:
+    draw = torch.randn(d, d, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    return (draw + draw.T) / (2 * d) ** 0.5
+
+
+@pytest.mark.parametrize("budget", [30, 40, 50, 75, 100])
+@pytest.mark.parametrize("matrix", [_flat(), _semicircle()], ids=["flat", "semicircle"])
+def test_without_outliers_the_trace_is_as_good_as_hutchinsons(matrix: Tensor, budget: int) -> None:
+    off_diagonal = matrix - torch.diag(matrix.diagonal())
+    plain = float(off_diagonal.square().sum()) / budget
+    ratios = []
+    for seed in range(5):
+        found = spectrum(Matrix(matrix), hvps=budget, seed=seed)
+        assert isinstance(found, ProbedSpectrum)
+        q = found.basis.rows
+        rest = matrix - q.T @ (q @ matrix)
+        rest = rest - (rest @ q.T) @ q
+        rest = rest - torch.diag(rest.diagonal())
+        # The exact variance of a Rademacher probe of the complement, over the number of them.
+        ratios.append(float(rest.square().sum()) / len(found.probes) / plain)
+    assert np.mean(ratios) ** 0.5 < 1.06
+
+
+def test_a_relative_log_determinant_knows_that_lambda_max_was_not_found() -> None:
+    matrix = _flat(600)
+    eigenvalues = torch.linalg.eigvalsh(matrix).numpy()
+    truth = float(np.log1p(np.abs(eigenvalues) / (0.01 * eigenvalues.max())).sum())
+    hits = [
+        spectrum(Matrix(matrix), hvps=75, seed=s).log_determinant(relative=True).contains(truth)
+        for s in range(20)
+    ]
+    # 56 of 100 before lambda_max's own bound was in the interval.
+    assert sum(hits) >= 16
