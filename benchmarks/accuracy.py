@@ -199,6 +199,8 @@ def exact_ratio() -> pd.DataFrame:
                 basis = found.basis.rows
                 rest = matrix - basis.T @ (basis @ matrix)
                 rest -= (rest @ basis.T) @ basis
+                # Probes p = Pz are taken as ratios to |p|²: they miss the distance to a multiple of P.
+                rest += basis.T @ basis * float(rest.trace()) / (len(matrix) - len(basis))
                 ratios.append(_off_diagonal(rest) / len(found.probes) * budget / _off_diagonal(matrix))
             row[str(budget)] = round(float(np.mean(ratios)) ** 0.5, 3)
         rows.append(row)

@@ -19,7 +19,7 @@ from .examples import gradient_moments
 from .gauss_newton import GaussNewton
 from .groups import MEASURES
 from .krylov import KrylovBasis
-from .notices import MeasurementWarning, SlowerFormulation, SmallerBatches
+from .notices import MeasuredInEvalMode, MeasurementWarning, SlowerFormulation, SmallerBatches
 from .operator import Rescaled, SymmetricOperator
 from .pac_bayes import pac_bayes
 from .perturbation import average_case_sharpness, sam_sharpness, worst_case_sharpness
@@ -43,6 +43,7 @@ __all__ = [
     "KrylovBasis",
     "LossSurface",
     "Measure",
+    "MeasuredInEvalMode",
     "MeasurementWarning",
     "Rescaled",
     "SlowerFormulation",

@@ -137,8 +137,6 @@ def measure(
             if progress is not None:
                 progress(name)
             group(session)
-    if surface.train_mode:
-        session.notes["loss"] = f"measured in eval mode; the model came in train mode ({surface.train_mode})"
     frame = pd.DataFrame(session.rows, columns=COLUMNS)
     return Card(frame, session.density, session.spectrum, session.notes)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import InvalidInput
 from .batches import Batch
 from .differences import central_difference
+from .flat import flatten
 from .graphs import NoSecondDerivative, product
 from .isolation import isolated
 from .layers import LayerForm, possible_forms
@@ -99,11 +100,11 @@ def adopt_formulation(surface: LossSurface) -> str:
 def _symmetric(surface: LossSurface, batch: Batch, probe: Tensor) -> bool:
     with isolated(surface.model, surface.parameters, "own"):
         gradient = surface.evaluate.gradient_graph(batch)
-        once = product(gradient, surface.parameters, surface.split(probe), True)
+        once = flatten(product(gradient, surface.parameters, surface.split(probe), True))
         size = float(once.norm())
         if size == 0.0:
             return True
-        twice = product(gradient, surface.parameters, surface.split(once / size), False)
+        twice = flatten(product(gradient, surface.parameters, surface.split(once / size), False))
     forth, back = size, float((probe * twice).sum())
     scale = size + float(probe.norm() * twice.norm())
     return abs(forth - back) <= 30 * math.sqrt(torch.finfo(surface.dtype).eps) * scale
@@ -136,7 +137,7 @@ def adopt_form(surface: LossSurface) -> LayerForm:
 def _product_as(surface: LossSurface, batch: Batch, probe: Tensor, form: LayerForm) -> Tensor:
     with isolated(surface.model, surface.parameters, form):
         gradient = surface.evaluate.gradient_graph(batch)
-        return product(gradient, surface.parameters, surface.split(probe), False).double()
+        return flatten(product(gradient, surface.parameters, surface.split(probe), False)).double()
 
 
 class _Walk:

@@ -100,8 +100,10 @@ class GradientGraphs:
         return True
 
 
-def product(gradient: list[Tensor], parameters: Sequence[Tensor], row: list[Tensor], retain: bool) -> Tensor:
-    """One Hessian-vector product of one batch: ``d(g^T v)/dx``, flat, shape ``(d,)``.
+def product(
+    gradient: list[Tensor], parameters: Sequence[Tensor], row: list[Tensor], retain: bool
+) -> Sequence[Tensor]:
+    """One Hessian-vector product of one batch: ``d(g^T v)/dx``, in pieces shaped like the parameters.
 
     Raises:
         NoSecondDerivative: an operator on the way can't be differentiated twice.
@@ -109,9 +111,9 @@ def product(gradient: list[Tensor], parameters: Sequence[Tensor], row: list[Tens
     # Constant components (a loss linear in them) carry no graph and contribute nothing.
     active = [i for i, g in enumerate(gradient) if g.requires_grad]
     if not active:
-        return torch.cat([torch.zeros_like(p).reshape(-1) for p in parameters])
+        return [torch.zeros_like(p) for p in parameters]
     try:
-        products = torch.autograd.grad(
+        return torch.autograd.grad(
             [gradient[i] for i in active],
             parameters,
             [row[i].to(gradient[i].dtype) for i in active],
@@ -124,4 +126,3 @@ def product(gradient: list[Tensor], parameters: Sequence[Tensor], row: list[Tens
         if any(sign in str(error) for sign in signs) and "second time" not in str(error):
             raise NoSecondDerivative(str(error).split("\n")[0]) from error
         raise
-    return torch.cat([piece.detach().reshape(-1) for piece in products])

@@ -13,3 +13,7 @@ class SlowerFormulation(MeasurementWarning):
 
 class SmallerBatches(MeasurementWarning):
     """Memory ran out: gradient graphs are no longer kept, or batches are cut in two."""
+
+
+class MeasuredInEvalMode(MeasurementWarning):
+    """Modules in train mode that act otherwise in eval mode: the surface is that of eval mode."""

@@ -188,9 +188,10 @@ def spectrum(
 ) -> Spectrum:
     """Spend one budget of Hessian-vector products on everything that is a function of the eigenvalues.
 
-    First a Krylov stage (about 70 % of the budget, down to a tenth where the spectrum has no outliers for it
-    to find), then random probes of the complement; see :class:`~sharpbench.sharpness.twostage.ProbedSpectrum`
-    for the estimators. With ``hvps >= d``, or ``d <= dense_below``, the exact spectrum of the dense Hessian.
+    First a Krylov stage (at most 70 % of the budget; a tenth where there are no outliers to find, so that
+    small budgets list few eigenvalues), then random probes of the complement; ``ProbedSpectrum`` in
+    twostage.py has the estimators. With ``hvps >= d``, or ``d <= dense_below``, the exact spectrum of the
+    dense Hessian.
 
     Args:
         surface: a loss surface, or any other symmetric operator (Gauss-Newton, rescaled).

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import InvalidInput, must_be, unknown_name
+from .notices import MeasuredInEvalMode
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -69,13 +70,24 @@ def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
     return found
 
 
-def training_only_modules(model: nn.Module) -> str:
-    """The kinds of modules in train mode that act otherwise in eval mode: Dropout, BatchNorm."""
-    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.MultiheadAttention)
-    found = {
-        type(module).__name__ for module in model.modules() if isinstance(module, kinds) and module.training
-    }
-    return ", ".join(sorted(found))
+def warn_of_train_mode(model: nn.Module) -> None:
+    """Warn where the model acts otherwise in eval mode, in which everything is measured."""
+    found = {type(module).__name__ for module in model.modules() if module.training and _minds(module)}
+    if found:
+        warnings.warn(
+            f"the model is in train mode ({', '.join(sorted(found))}) and is measured in eval mode; call "
+            "model.eval() first to say that this is meant",
+            MeasuredInEvalMode,
+            stacklevel=3,
+        )
+
+
+def _minds(module: nn.Module) -> bool:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return module.running_mean is not None
+    if isinstance(module, nn.MultiheadAttention):
+        return module.dropout > 0
+    return isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
 
 
 def refuse_sum(loss_fn: Callable[..., Any]) -> None:

@@ -15,6 +15,7 @@ from .batches import Batch, Batches
 from .checks import adopt_form, adopt_formulation, require_deterministic
 from .differences import central_difference, displaced
 from .evaluation import Evaluator, LossFunction
+from .flat import BatchMean, Layout, flatten
 from .graphs import GradientGraphs, product
 from .isolation import isolated
 from .layers import LayerForm
@@ -22,7 +23,7 @@ from .memory import within_memory
 from .operator import dense
 from .shards import Shards
 from .spectrum import LARGEST_DENSE
-from .subject import refuse_sum, select_parameters, training_only_modules, unwrap
+from .subject import refuse_sum, select_parameters, unwrap, warn_of_train_mode
 
 Formulation = Literal["auto", "double_backward", "central_difference"]
 
@@ -48,8 +49,10 @@ class LossSurface:
         distributed: ``data`` is this rank's shard; sums go over all ranks of the default process group.
 
     Attributes: ``dimension`` (d), ``parameters`` (list of tensors, in order), ``examples``, and the
-    counters ``hvps``, ``gradients``, ``forwards`` (passes over the whole data set); ``train_mode`` names the
-    modules that came in train mode and act otherwise in eval mode.
+    counters ``hvps``, ``gradients``, ``forwards`` (passes over the whole data set).
+
+    Warns:
+        MeasuredInEvalMode: modules that act otherwise in eval mode came in train mode.
 
     Raises:
         InvalidInput: no parameters or no data, half-precision weights, a loss that is not a scalar, not
@@ -84,19 +87,20 @@ class LossSurface:
         refuse_sum(loss_fn)
         self.model = unwrap(model)
         self.parameters = select_parameters(self.model, params)
-        self.dimension = sum(p.numel() for p in self.parameters)
+        self.layout = Layout(self.parameters)
+        self.dimension = self.layout.dimension
         self.dtype = self.parameters[0].dtype
         for p in self.parameters:
             self.dtype = torch.promote_types(self.dtype, p.dtype)
         self.device = self.parameters[0].device
-        self.train_mode = training_only_modules(self.model)
+        if check:
+            warn_of_train_mode(self.model)
         self.shards = Shards(distributed)
         self.evaluate = Evaluator(self.model, loss_fn, self.parameters)
         self.graphs = GradientGraphs(self.parameters, memory)
         self.formulation: str = formulation
         self.form: LayerForm = "own"
         self.hvps = self.gradients = self.forwards = 0
-        self._sizes = [p.numel() for p in self.parameters]
         self._depth = 0
         # The number of examples of *all* shards weighs every batch.
         self.batches: Batches | list[Batch] = self.shards.together(
@@ -135,7 +139,7 @@ class LossSurface:
 
     def mean_at(self, offsets: Tensor, statistic: Callable[[Batch], Tensor]) -> Tensor:
         """Mean over the examples of a scalar ``statistic(batch)`` at ``x + u_i``, shape ``(k,)`` float64."""
-        self._check_vectors(offsets)
+        self.layout.check(offsets)
         rows = offsets.detach().reshape(self.dimension, -1).T
 
         def attempt() -> Tensor:
@@ -144,7 +148,7 @@ class LossSurface:
                 for batch in self.batches:
                     for index, row in enumerate(rows):
                         move(row)
-                        totals[index] += float(statistic(batch)) * self._weight(batch)
+                        totals[index] += float(statistic(batch)) * (batch.count / self.examples)
             return totals
 
         with self.session():
@@ -163,10 +167,10 @@ class LossSurface:
         """``grad L(x)``, shape ``(d,)``, in the parameters' dtype."""
 
         def attempt() -> Tensor:
-            total = self._accumulator(1)[0]
+            total = self._mean(1)
             for batch in self.batches:
-                self._add(total, self._flatten(self.evaluate.gradient(batch)), batch)
-            return total
+                total.add(0, self.evaluate.gradient(batch), batch.count)
+            return total.value()[0]
 
         with self.session():
             total = self.shards.sum(within_memory(self, attempt))
@@ -175,7 +179,7 @@ class LossSurface:
 
     def gradient_at(self, offset: Tensor) -> Tensor:
         """``grad L(x + offset)``; the parameters are restored to the last bit."""
-        self._check_vectors(offset)
+        self.layout.check(offset)
         with self.session(), displaced(self.parameters, self.split) as move:
             move(offset.detach().to(self.device, self.dtype))
             return self.gradient()
@@ -186,7 +190,7 @@ class LossSurface:
         Reverse over reverse (Pearlmutter, 1994): per batch the gradient's graph is built once and kept for
         the session where memory allows, then one backward pass through it per vector, of about 2 gradients.
         """
-        self._check_vectors(vectors)
+        self.layout.check(vectors)
         rows = vectors.detach().reshape(self.dimension, -1).T.to(self.device, self.dtype).contiguous()
         with self.session():
             if self.formulation == "central_difference":
@@ -210,12 +214,11 @@ class LossSurface:
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """A flat ``(d,)`` vector as a list of tensors shaped like ``parameters`` (views)."""
-        pieces = vector.split(self._sizes)
-        return [piece.view(p.shape) for piece, p in zip(pieces, self.parameters, strict=True)]
+        return self.layout.split(vector)
 
     def point(self) -> Tensor:
         """The parameters as one flat vector, a copy."""
-        return self._flatten(list(self.parameters)).to(self.dtype)
+        return flatten(self.parameters).to(self.dtype)
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -254,37 +257,12 @@ class LossSurface:
 
     def _products(self, rows: Tensor) -> Tensor:
         pieces = [self.split(row) for row in rows]
-        total = None if self._whole else self._accumulator(len(rows))
+        total = self._mean(len(rows))
         for batch, gradient, keep in self.graphs.walk(self.batches, self.evaluate.gradient_graph):
-            retain = [keep or index < len(rows) - 1 for index in range(len(rows))]
-            found = (
-                product(gradient, self.parameters, piece, kept)
-                for piece, kept in zip(pieces, retain, strict=True)
-            )
-            if total is None:  # one batch is everything: nothing to add up
-                return next(found)[None] if len(rows) == 1 else torch.stack(list(found))
-            for line, term in zip(total, found, strict=True):
-                line.add_(term, alpha=self._weight(batch))
-        return self._accumulator(len(rows)) if total is None else total
+            for index, piece in enumerate(pieces):
+                retain = keep or index < len(rows) - 1
+                total.add(index, product(gradient, self.parameters, piece, retain), batch.count)
+        return total.value()
 
-    def _weight(self, batch: Batch) -> float:
-        return batch.count / self.examples
-
-    def _add(self, total: Tensor, term: Tensor, batch: Batch) -> None:
-        if self._whole:
-            total.copy_(term)
-        else:
-            total.add_(term, alpha=self._weight(batch))
-
-    def _accumulator(self, count: int) -> Tensor:
-        # float64 on CPU, where it is cheap; a single batch has nothing to accumulate.
-        dtype = self.dtype if self._whole or self.device.type != "cpu" else torch.float64
-        return torch.zeros(count, self.dimension, dtype=dtype, device=self.device)
-
-    def _flatten(self, pieces: Sequence[Tensor]) -> Tensor:
-        return torch.cat([piece.detach().reshape(-1) for piece in pieces])
-
-    def _check_vectors(self, vectors: Tensor) -> None:
-        if vectors.ndim not in (1, 2) or vectors.shape[0] != self.dimension:
-            shape = tuple(vectors.shape)
-            raise must_be("vectors", f"of shape ({self.dimension},) or ({self.dimension}, k)", shape)
+    def _mean(self, count: int) -> BatchMean:
+        return BatchMean(self.layout, count, self.examples, self.dtype, self.device, self._whole)

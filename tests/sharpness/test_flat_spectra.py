@@ -57,6 +57,9 @@ def test_without_outliers_the_trace_is_as_good_as_hutchinsons(matrix: Tensor, bu
         q = found.basis.rows
         rest = matrix - q.T @ (q @ matrix)
         rest = rest - (rest @ q.T) @ q
+        # Probes are taken as ratios to |p|²: what they miss is the distance to a multiple of P.
+        projector = torch.eye(len(matrix), dtype=torch.float64) - q.T @ q
+        rest = rest - float(rest.trace()) / (len(matrix) - len(q)) * projector
         rest = rest - torch.diag(rest.diagonal())
         # The exact variance of a Rademacher probe of the complement, over the number of them.
         ratios.append(float(rest.square().sum()) / len(found.probes) / plain)

@@ -161,7 +161,7 @@ def _network(name: str) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     inputs = torch.randn(shape, dtype=torch.float64)
     model = build().double()
     model(inputs)  # lazy layers, running statistics
-    return model, (inputs, torch.arange(shape[0]) % 3)
+    return model.eval(), (inputs, torch.arange(shape[0]) % 3)
 
 
 def _agrees(surface: LossSurface, tolerance: float = 1e-5) -> None:
@@ -221,7 +221,7 @@ def test_a_language_model_with_tied_weights_and_a_token_loss() -> None:
     def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(logits.reshape(-1, 7), targets.reshape(-1))
 
-    model = Tokens().double()
+    model = Tokens().double().eval()
     surface = LossSurface(model, token_loss, (tokens, tokens.roll(-1, 1)))
     assert surface.dimension == sum(p.numel() for p in model.parameters())
     _agrees(surface)

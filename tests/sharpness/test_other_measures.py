@@ -17,6 +17,7 @@ from sharpbench.errors import InvalidInput
 from sharpbench.sharpness import (
     GaussNewton,
     LossSurface,
+    MeasuredInEvalMode,
     Rescaled,
     capacity_rows,
     gauss_newton_rows,
@@ -230,10 +231,21 @@ def test_the_reference_back_end_agrees_and_leaves_gradients_alone(trained: Any) 
         measure(model, F.cross_entropy, trained.data, backend="pyhesian")  # type: ignore[arg-type]
 
 
-def test_a_model_in_train_mode_is_measured_in_eval_mode_and_the_card_says_so() -> None:
+def test_a_model_in_train_mode_is_measured_in_eval_mode_with_a_warning_of_its_own() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3))
     data = (torch.randn(9, 4), torch.arange(9) % 3)
-    card = measure(model, F.cross_entropy, data, measures=("sam_sharpness",))
-    assert "train mode (BatchNorm1d, Dropout)" in card.notes["loss"]
-    model.eval()
-    assert "loss" not in measure(model, F.cross_entropy, data, measures=("sam_sharpness",)).notes
+    with pytest.warns(MeasuredInEvalMode, match=r"train mode \(BatchNorm1d, Dropout\)") as caught:
+        trained = measure(model, F.cross_entropy, data, measures=("sam_sharpness",))
+    assert len(caught) == 1
+    assert model.training
+    model.eval()  # from here on, silence: warnings are errors in this suite
+    assert measure(model, F.cross_entropy, data, measures=("sam_sharpness",))["loss"] == trained["loss"]
+    model[1].train()
+    with pytest.warns(MeasuredInEvalMode, match=r"\(BatchNorm1d\)") as caught:
+        measure_layers(model, F.cross_entropy, data, hvps=6)
+    assert len(caught) == 1
+
+
+def test_train_mode_without_modules_that_mind_is_silent() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 3)).train()
+    measure(model, F.cross_entropy, (torch.randn(9, 4), torch.arange(9) % 3), measures=())

@@ -71,7 +71,7 @@ def _case(name: str) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     model = build()
     inputs = torch.randint(0, 7, (6, 4)) if shape is None else torch.randn(shape)
     targets = torch.randint(0, 3, (len(inputs),))
-    return model.double(), (inputs if shape is None else inputs.double(), targets)
+    return model.double().eval(), (inputs if shape is None else inputs.double(), targets)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -111,10 +111,9 @@ def test_a_batch_norm_subclass_is_left_alone() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return 2 * super().forward(x)
 
-    model = nn.Sequential(nn.Linear(3, 4), Doubled(4)).double()
+    model = nn.Sequential(nn.Linear(3, 4), Doubled(4)).double().eval()
     data = (torch.randn(9, 3, dtype=torch.float64), torch.randint(0, 4, (9,)))
     surface = LossSurface(model, F.cross_entropy, data)
-    model.eval()
     expected = F.cross_entropy(model(data[0]), data[1]).item()
     assert surface.loss() == pytest.approx(expected, rel=1e-12)
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from sharpbench.errors import InvalidInput
-from sharpbench.sharpness import LossSurface, measure
+from sharpbench.sharpness import LossSurface, MeasuredInEvalMode, measure
 
 
 class Touchy(nn.Module):
@@ -75,7 +75,7 @@ def touchy() -> nn.Module:
 
 def test_measuring_everything_leaves_no_trace(touchy: nn.Module) -> None:
     before = _snapshot(touchy)
-    with torch.no_grad():
+    with torch.no_grad(), pytest.warns(MeasuredInEvalMode, match="Dropout"):
         card = measure(touchy, F.cross_entropy, _data(), hvps=20)
     assert touchy.hidden.weight.grad is not None
     assert len(card.frame) > 10
@@ -84,7 +84,8 @@ def test_measuring_everything_leaves_no_trace(touchy: nn.Module) -> None:
 
 
 def test_an_exception_leaves_no_trace(touchy: nn.Module) -> None:
-    surface = LossSurface(touchy, F.cross_entropy, _data())
+    with pytest.warns(MeasuredInEvalMode):
+        surface = LossSurface(touchy, F.cross_entropy, _data())
     before = _snapshot(touchy)
     calls: list[int] = []
 
