@@ -18,7 +18,7 @@ from problems import RESULTS, MatrixOperator, trained_hessians
 from torch import Tensor
 
 from sharpbench.sharpness import DenseSpectrum, spectrum
-from sharpbench.sharpness.twostage import ProbedSpectrum
+from sharpbench.sharpness.twostage import ProbedSpectrum, start_weight
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -186,7 +186,8 @@ def run() -> pd.DataFrame:
 def exact_ratio() -> pd.DataFrame:
     """Standard error of the trace over plain Hutchinson's: the exact variance of probes, no sampling noise.
 
-    Given the basis, a Rademacher probe of its complement has variance ``2 ||offdiag(P H P)||_F^2``.
+    Given the basis, a Rademacher probe of its complement has variance ``2 ||offdiag(P H P)||_F^2``; the
+    chain's start, which counts as one of Hutchinson's samples, ``2 ||offdiag(H)||_F^2``.
     """
     rows = []
     for stage, matrix in trained_hessians().items():
@@ -199,9 +200,13 @@ def exact_ratio() -> pd.DataFrame:
                 basis = found.basis.rows
                 rest = matrix - basis.T @ (basis @ matrix)
                 rest -= (rest @ basis.T) @ basis
+                size = float(rest.square().sum())
                 # Probes p = Pz are taken as ratios to |p|²: they miss the distance to a multiple of P.
                 rest += basis.T @ basis * float(rest.trace()) / (len(matrix) - len(basis))
-                ratios.append(_off_diagonal(rest) / len(found.probes) * budget / _off_diagonal(matrix))
+                n, plain = len(found.probes), _off_diagonal(matrix)
+                weight = start_weight(n, size, float(matrix.square().sum()))
+                variance = (1 - weight) ** 2 * _off_diagonal(rest) / n + weight**2 * plain
+                ratios.append(variance * budget / plain)
             row[str(budget)] = round(float(np.mean(ratios)) ** 0.5, 3)
         rows.append(row)
     return pd.DataFrame(rows)

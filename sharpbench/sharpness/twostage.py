@@ -40,6 +40,10 @@ class ProbedSpectrum(Spectrum):
     Both are unbiased given Q (Hutch++, Meyer et al. 2021, with Lanczos instead of a random sketch; the
     second splits H into its four blocks, three of which are known exactly). The means over probes are
     taken as ratios to ``||p||²``, whose mean d - m is known: exact when H is a multiple of I.
+
+    The chain's own start is a Rademacher vector too, so ``d M_11`` is one more of Hutchinson's samples, of
+    variance ``2 ||H||_F²`` where a probe has ``2 ||P H P||_F²``. It joins the trace with the weight that
+    these two give it: next to nothing beside outliers, that of a probe where there are none.
     """
 
     def __init__(self, basis: KrylovBasis, chain: int, probes: Array, sentinel: float, hvps: int) -> None:
@@ -64,7 +68,12 @@ class ProbedSpectrum(Spectrum):
         without = total[None, :] - self.probes
         leave_one_out = rest * without[:, 1:] / without[:, :1] if n > 1 else full[None, :]
         spread = leave_one_out - leave_one_out.mean(0)
-        return self.inside + full, (n - 1) / n * spread.T @ spread
+        moments, covariance = self.inside + full, (n - 1) / n * spread.T @ spread
+        weight = start_weight(n, full[1], moments[1])
+        moments[0] += weight * (self.dimension * self.basis.projected[0, 0] - moments[0])
+        covariance[0, 0] *= 1 - weight  # of the best combination of two
+        covariance[0, 1] = covariance[1, 0] = covariance[0, 1] * (1 - weight)
+        return moments, covariance
 
     def _from_moment(self, index: int, name: str) -> Estimate:
         exact = self.basis.complete
@@ -128,6 +137,15 @@ class ProbedSpectrum(Spectrum):
             ones = np.ones(self.dimension)
             return self.ritz.values, ones, ones
         return self.quadrature.weighted_nodes()
+
+
+def start_weight(probes: int, rest: float, whole: float) -> float:
+    """Weight of one sample of variance ``whole`` beside a mean of ``probes`` samples of variance ``rest``.
+
+    >>> start_weight(9, 1.0, 1.0), start_weight(9, 0.0, 1.0)
+    (0.1, 0.0)
+    """
+    return rest / (rest + probes * whole) if rest > 0 else 0.0
 
 
 def measure_two_stage(
