@@ -53,8 +53,8 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     frame.to_csv(RESULTS / "coverage.csv", index=False)
     text = (
-        f"# Coverage of the 95 % intervals\n\nShare of {SEEDS} seeds whose interval holds the exact value (each "
-        f"share is known to about {100 * (0.95 * 0.05 / SEEDS) ** 0.5:.0f} percent). "
+        f"# Coverage of the 95 % intervals\n\nShare of {SEEDS} seeds whose interval holds the exact value "
+        f"(each share is known to about {100 * (0.95 * 0.05 / SEEDS) ** 0.5:.0f} percent). "
         "Exact Hessians of an MLP of 1810 weights. 2 CPU cores; `python benchmarks/coverage.py`.\n\n"
     )
     (RESULTS / "coverage.md").write_text(text + markdown(frame) + "\n", encoding="utf-8")

@@ -1,8 +1,9 @@
 """How much faster two local workers finish a suite than one: ``python benchmarks/local_workers.py``.
 
 Forty runs of one to three seconds (an MLP on the digits, with measures), in a fresh directory each time;
-one worker and two in turn, three times; the time is that of the whole launch, from the first process started to the last one stopped. Beside it,
-how many cores the workers kept busy: two workers that had fewer than two say more of the machine.
+one worker and two in turn, three times. The time is that of the whole launch, from the first process started
+to the last one stopped. Beside it, how many cores the workers kept busy: two workers that had fewer than
+two say more of the machine.
 Writes benchmarks/results/local_workers.md.
 """
 
@@ -63,5 +64,6 @@ if __name__ == "__main__":
         lines.append(f"ratios {', '.join(f'{ratio:.2f}' for ratio in ratios)}; median {median(ratios):.2f}")
         print(lines[-1])
     RESULTS.mkdir(exist_ok=True)
-    head = f"# Two local workers against one\n\n`python benchmarks/local_workers.py`, {os.cpu_count()} cores.\n\n"
+    head = "# Two local workers against one\n\n`python benchmarks/local_workers.py`"
+    head += f", {os.cpu_count()} cores.\n\n"
     (RESULTS / "local_workers.md").write_text(head + "".join(f"    {line}\n" for line in lines))

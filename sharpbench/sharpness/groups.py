@@ -88,7 +88,13 @@ def basics(session: Session) -> None:
 def _spectrum(session: Session) -> None:
     """Trace, Frobenius norm, log-determinant and extreme eigenvalues of the Hessian, from one pass."""
     with session.group() as found:
-        result = spectrum(session.surface, hvps=session.hvps, seed=session.seed, warm=session.warm)
+        result = spectrum(
+            session.surface,
+            hvps=session.hvps,
+            seed=session.seed,
+            eigenvalues=session.top_k,
+            warm=session.warm,
+        )
         found += [result.trace(), result.frobenius_norm(), result.frobenius_squared()]
         found += [result.log_determinant(damping=session.damping)]
         found += [*result.top_eigenvalues(session.top_k), result.bottom_eigenvalue()]

@@ -19,7 +19,7 @@ def gauss_newton_rows(surface: LossSurface, *, hvps: int = 50, seed: int = 0) ->
     The Fisher matrix under the model's own labels, ``E_x E_{y ~ p(.|x)} grad log p grad log p^T``, is G for
     cross-entropy of logits and integer labels, and only then is the row given.
     """
-    found = spectrum(GaussNewton(surface), hvps=hvps, seed=seed)
+    found = spectrum(GaussNewton(surface), hvps=hvps, seed=seed, eigenvalues=1)
     note = "generalised Gauss-Newton matrix"
     trace = replace(found.trace(), name="ggn_trace", note=note)
     top = replace(found.top_eigenvalues(1)[0], name="ggn_lambda_1", note=note)
@@ -58,7 +58,7 @@ def relative_flatness(surface: LossSurface) -> list[Estimate]:
 
 def scale_invariant_rows(surface: LossSurface, *, hvps: int = 50, seed: int = 0) -> list[Estimate]:
     """``scale_invariant_trace`` and ``scale_invariant_lambda_1``: of ``D_x H D_x``, from one pass."""
-    found = spectrum(Rescaled(surface, surface.point()), hvps=hvps, seed=seed)
+    found = spectrum(Rescaled(surface, surface.point()), hvps=hvps, seed=seed, eigenvalues=1)
     return [
         replace(found.trace(), name="scale_invariant_trace", note="tr D_x H D_x"),
         replace(found.top_eigenvalues(1)[0], name="scale_invariant_lambda_1", note="of D_x H D_x"),

@@ -183,15 +183,15 @@ def spectrum(
     hvps: int = 100,
     seed: int = 0,
     tolerance: float | None = None,
+    eigenvalues: int = 0,
     dense_below: int = 0,
     warm: Spectrum | None = None,
 ) -> Spectrum:
     """Spend one budget of Hessian-vector products on everything that is a function of the eigenvalues.
 
-    First a Krylov stage (at most 70 % of the budget; a tenth where there are no outliers to find, so that
-    small budgets list few eigenvalues), then random probes of the complement; ``ProbedSpectrum`` in
-    twostage.py has the estimators. With ``hvps >= d``, or ``d <= dense_below``, the exact spectrum of the
-    dense Hessian.
+    First a Krylov stage (at most 70 % of the budget; a tenth where there are no outliers to find), then random
+    probes of the complement; ``ProbedSpectrum`` in twostage.py has the estimators. With ``hvps >= d``, or
+    ``d <= dense_below``, the exact spectrum of the dense Hessian.
 
     Args:
         surface: a loss surface, or any other symmetric operator (Gauss-Newton, rescaled).
@@ -199,12 +199,15 @@ def spectrum(
         seed: of the private random stream; the global one is never used.
         tolerance: stop early once trace, Frobenius norm and the five top eigenvalues have relative
             95 % half widths below this; ``None`` spends the budget.
+        eigenvalues: so many of the largest should be settled before the probes get the rest, unless there are
+            no outliers at all; 0 lets the errors of trace and norm alone decide, which at small budgets
+            (under about 50) may leave lambda_1 a tenth too small.
         dense_below: dimensions up to this are solved exactly.
         warm: an earlier spectrum of the same network, such as the last epoch's: its outlying eigenvectors
             join the basis (one product each), so that a small budget follows the top eigenvalues in training.
 
     Raises:
-        InvalidInput: hvps < 6, a tolerance that is not > 0, or a warm start of another dimension.
+        InvalidInput: hvps < 6, eigenvalues < 0, a tolerance that is not > 0, or a warm start of another dimension.
 
     Example:
         >>> from torch import nn
@@ -220,6 +223,8 @@ def spectrum(
 
     if hvps < 6:
         raise must_be("hvps", ">= 6", hvps)
+    if eigenvalues < 0:
+        raise must_be("eigenvalues", ">= 0", eigenvalues)
     if tolerance is not None and not tolerance > 0:
         raise must_be("tolerance", "> 0", tolerance)
     d = surface.dimension
@@ -227,4 +232,5 @@ def spectrum(
         raise must_be("the dimension of the warm start", f"{d}, as the surface's", warm.dimension)
     if d <= max(dense_below, hvps) and d <= LARGEST_DENSE:
         return DenseSpectrum(torch.linalg.eigvalsh(dense(surface)).numpy(), hvps=d)
-    return measure_two_stage(surface, hvps, torch.Generator().manual_seed(seed), tolerance, warm)
+    generator = torch.Generator().manual_seed(seed)
+    return measure_two_stage(surface, hvps, generator, tolerance, eigenvalues, warm)

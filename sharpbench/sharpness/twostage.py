@@ -21,6 +21,8 @@ FIRST_LOOK = 0.1
 LEAST_SHARE = 0.45
 # An outlier takes about so many steps: its square must be worth as many probes.
 OUTLIER_SHARE = 6.0
+# The same where eigenvalues were asked for: one that is worth a probe and a half is no part of a bulk.
+ASKED_SHARE = 1.5
 # A Ritz value with this relative residual is off by about its square.
 SETTLED = 0.1
 # With so much of the norm captured, LEAST_SHARE of the products spent on it still leaves a better trace.
@@ -153,6 +155,7 @@ def measure_two_stage(
     hvps: int,
     generator: torch.Generator,
     tolerance: float | None,
+    eigenvalues: int = 0,
     warm: Spectrum | None = None,
 ) -> Spectrum:
     """Krylov stage, a sentinel chain, then probes: at most ``hvps`` products."""
@@ -163,7 +166,7 @@ def measure_two_stage(
     reserved = guard + (0 if earlier is None else len(earlier))
     basis = KrylovBasis(surface, most, generator)
     with surface.session():
-        outliers = _grow_while_it_pays(basis, max(2, most - reserved), hvps, guard, tolerance)
+        outliers = _grow_while_it_pays(basis, max(2, most - reserved), hvps, guard, tolerance, eigenvalues)
         chain = basis.size if len(basis.starts) < 2 else basis.starts[1]
         if earlier is not None:
             basis.include(earlier)
@@ -190,38 +193,42 @@ def _has_basis(warm: Spectrum | None) -> TypeGuard[ProbedSpectrum]:
 
 
 def _grow_while_it_pays(
-    basis: KrylovBasis, most: int, hvps: int, guard: int, tolerance: float | None
+    basis: KrylovBasis, most: int, hvps: int, guard: int, tolerance: float | None, eigenvalues: int
 ) -> bool:
     """Lanczos steps until one more saves the probes less than it costs them; whether outliers were found.
 
     The variance left to n probes is ``2 ||P H P||_F^2 / n``, of which the chain itself tells the numerator,
     as a quadrature of x^2; plain Hutchinson has ``2 ||H||_F^2 / hvps``. A step pays if it captures more of
     the norm than the share of the probes it takes. Three reasons to go on all the same: an eigenvalue not yet
-    settled that holds much of the norm; and, once most of the norm is captured, so that the trace is better
-    than Hutchinson's in any case, enough steps for five eigenvalues and a quadrature.
+    settled that holds much of the norm; eigenvalues that were asked for, while the largest is an outlier at
+    all; and, once most of the norm is captured, so that the trace is better than Hutchinson's in any case,
+    enough steps for five eigenvalues and a quadrature.
     """
     look = max(2, round(FIRST_LOOK * hvps))
     least = max(4, int(LEAST_SHARE * hvps))
+    share = ASKED_SHARE if eigenvalues else OUTLIER_SHARE
     before, step = 0.0, basis.grow(min(look, most))
     while step > 0:
         ritz, captured, total = basis.ritz(), _captured(basis), _second_moment(basis)
         rest = max(total - captured, 0.0)
         if tolerance is not None and basis.size >= least and _eigenvalues_settled(basis, tolerance):
             break
-        if (captured - before) / step * (hvps - basis.size - guard) < rest:
-            unsettled = ritz.residuals > SETTLED * np.abs(ritz.values)
+        unsettled = ritz.residuals > SETTLED * np.abs(ritz.values)
+        missing = basis.size < eigenvalues or bool(unsettled[:eigenvalues].any())
+        wanted = missing and _worth_finding(ritz.values[:1], total, hvps, share)
+        if not wanted and (captured - before) / step * (hvps - basis.size - guard) < rest:
             enough = captured < MOST_OF_NORM * total and not _worth_finding(
-                ritz.values[unsettled], total, hvps
+                ritz.values[unsettled], total, hvps, OUTLIER_SHARE
             )
             if enough or basis.size >= least:
                 break
         before = captured
         step = basis.grow(min(6, most - basis.size) if basis.size >= least else min(look, least - basis.size))
-    return _worth_finding(basis.ritz().values, _second_moment(basis), hvps)
+    return _worth_finding(basis.ritz().values, _second_moment(basis), hvps, share)
 
 
-def _worth_finding(values: Array, total: float, hvps: int) -> bool:
-    return float((values**2).max(initial=0.0)) * hvps > OUTLIER_SHARE * total
+def _worth_finding(values: Array, total: float, hvps: int, share: float) -> bool:
+    return float((values**2).max(initial=0.0)) * hvps > share * total
 
 
 def _second_moment(basis: KrylovBasis) -> float:

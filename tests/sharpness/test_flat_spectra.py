@@ -76,3 +76,22 @@ def test_a_relative_log_determinant_knows_that_lambda_max_was_not_found() -> Non
     ]
     # 56 of 100 before lambda_max's own bound was in the interval.
     assert sum(hits) >= 16
+
+
+def test_eigenvalues_that_were_asked_for_are_found_where_the_trace_alone_would_not_look() -> None:
+    bulk = torch.linspace(0.0, 0.55, 800, dtype=torch.float64)
+    outliers = torch.tensor([3.2, 2.6, 2.2, 2.1, 1.8, 1.6, 1.5, 1.4, 1.3, 1.2], dtype=torch.float64)
+    matrix = _rotated(torch.cat([bulk, outliers]))
+    for seed in range(5):
+        asked = spectrum(Matrix(matrix), hvps=40, seed=seed, eigenvalues=5).top_eigenvalues(1)[0]
+        assert asked.value == pytest.approx(3.2, rel=1e-3)
+        assert asked.contains(3.2)
+    without = [spectrum(Matrix(matrix), hvps=40, seed=s).top_eigenvalues(1)[0].value for s in range(5)]
+    assert min(without) < 3.1  # or asking would make no difference
+
+
+def test_asking_for_eigenvalues_of_a_semicircle_leaves_the_probes_alone() -> None:
+    for seed in range(3):
+        found = spectrum(Matrix(_semicircle()), hvps=50, seed=seed, eigenvalues=5)
+        assert isinstance(found, ProbedSpectrum)
+        assert found.basis.size <= 6
