@@ -189,7 +189,7 @@ def spectrum(
 ) -> Spectrum:
     """Spend one budget of Hessian-vector products on everything that is a function of the eigenvalues.
 
-    First a Krylov stage (at most 70 % of the budget; a tenth where there are no outliers to find), then random
+    First a Krylov stage (at most 70 % of the budget; a tenth where there are no outliers), then random
     probes of the complement; ``ProbedSpectrum`` in twostage.py has the estimators. With ``hvps >= d``, or
     ``d <= dense_below``, the exact spectrum of the dense Hessian.
 
@@ -199,15 +199,16 @@ def spectrum(
         seed: of the private random stream; the global one is never used.
         tolerance: stop early once trace, Frobenius norm and the five top eigenvalues have relative
             95 % half widths below this; ``None`` spends the budget.
-        eigenvalues: so many of the largest should be settled before the probes get the rest, unless there are
-            no outliers at all; 0 lets the errors of trace and norm alone decide, which at small budgets
+        eigenvalues: so many of the largest should be settled before the probes get the rest, where there are
+            outliers at all; 0 lets the errors of trace and norm alone decide, which at small budgets
             (under about 50) may leave lambda_1 a tenth too small.
         dense_below: dimensions up to this are solved exactly.
         warm: an earlier spectrum of the same network, such as the last epoch's: its outlying eigenvectors
             join the basis (one product each), so that a small budget follows the top eigenvalues in training.
 
     Raises:
-        InvalidInput: hvps < 6, eigenvalues < 0, a tolerance that is not > 0, or a warm start of another dimension.
+        InvalidInput: hvps < 6, eigenvalues < 0, a tolerance that is not > 0, or a warm start of another
+            dimension.
 
     Example:
         >>> from torch import nn
