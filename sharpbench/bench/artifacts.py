@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from .. import __version__
+from ..allocator import allocator_in_use
 from ..data import TrainingSet
 from ..files import atomic_path
 from ..spec import SCHEMA_VERSION, RunSpec
@@ -133,6 +134,7 @@ def provenance(device: torch.device, ranks: int = 1) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
+        "allocator": allocator_in_use(),
         "ranks": ranks,
         "process": os.getpid(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

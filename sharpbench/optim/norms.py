@@ -57,9 +57,9 @@ def largest(scores: Tensor, count: int) -> Tensor:
         ties = scores == threshold
         return above | (ties & (ties.cumsum(0) <= count - above.sum()))
     smallest, surplus = _threshold(scores, count)
-    mask = scores >= smallest
+    mask = scores >= float(smallest)
     if surplus > 0:
-        mask[(scores == smallest).nonzero()[-surplus:]] = False
+        mask[(scores == float(smallest)).nonzero()[-surplus:]] = False
     return mask
 
 

@@ -20,6 +20,13 @@ class Batch:
     targets: Any
     count: int
 
+    def first(self, examples: int) -> Batch:
+        """Its first examples."""
+        if self.count <= examples:
+            return self
+        cut = [_slice(value, 0, examples, self.count) for value in (self.inputs, self.targets)]
+        return Batch(cut[0], cut[1], examples)
+
 
 class Batches:
     """``(inputs, targets)``, cut into slices of ``batch_size``; or any re-iterable of such pairs.

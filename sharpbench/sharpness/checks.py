@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Non-associative sums differ in the last bits (GPU atomics); dropout and shuffling by far more.
 RELATIVE_TOLERANCE = 1e-3
+# What a layer does to its second derivative does not depend on how many examples pass through it.
+EXAMPLES = 32
 # Two steps of the central difference must agree this well before it may stand in for the products.
 DIFFERENCE_TOLERANCE = 0.05
 
@@ -68,10 +70,11 @@ def adopt_formulation(surface: LossSurface) -> str:
         InvalidInput: no second derivative, and a loss too rough for central differences.
     """
     batch = next(iter(surface.batches))
+    few = _few(surface, batch)
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(surface.dimension, generator=generator).to(surface.device, surface.dtype)
     try:
-        symmetric = _symmetric(surface, batch, probe)
+        symmetric = _symmetric(surface, few, probe)
         verdict = second_derivative_is_right(surface)
         if symmetric and verdict is not False:
             return "double_backward"
@@ -119,7 +122,7 @@ def adopt_form(surface: LossSurface) -> LayerForm:
         forms = [form for form in forms if form != "channels_last"]
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(surface.dimension, generator=generator).to(surface.device, surface.dtype)
-    batch = next(iter(surface.batches))
+    batch = _few(surface, next(iter(surface.batches)))
     plain = _product_as(surface, batch, probe, "own")
     limit = 3 * math.sqrt(torch.finfo(surface.dtype).eps)
     for form in forms[:-1]:
@@ -132,6 +135,17 @@ def adopt_form(surface: LossSurface) -> LayerForm:
         if bool(same):
             return form
     return "own"
+
+
+def _few(surface: LossSurface, batch: Batch) -> Batch:
+    """The first examples of a batch; the whole of it where the model does not take fewer."""
+    few = batch.first(EXAMPLES)
+    try:
+        with isolated(surface.model, surface.parameters, "own"), torch.no_grad():
+            surface.evaluate.loss(few)
+    except Exception:
+        return batch
+    return few
 
 
 def _product_as(surface: LossSurface, batch: Batch, probe: Tensor, form: LayerForm) -> Tensor:

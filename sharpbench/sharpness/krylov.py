@@ -129,9 +129,9 @@ class KrylovBasis:
         """``(P v, Q^T v)`` for row vectors v, with ``P = I - Q Q^T`` applied twice against rounding."""
         basis = self.rows
         coefficients = rows @ basis.T
-        rest = rows - coefficients @ basis
+        rest = torch.addmm(rows, coefficients, basis, alpha=-1)
         again = rest @ basis.T
-        return rest - again @ basis, coefficients + again
+        return rest.addmm_(again, basis, alpha=-1), coefficients + again
 
     def coupling(self) -> tuple[list[int], Array]:
         """Columns of Q with a leftover, and the Gram matrix of those leftovers."""

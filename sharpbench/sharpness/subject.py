@@ -86,8 +86,8 @@ def _minds(module: nn.Module) -> bool:
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return module.running_mean is not None
     if isinstance(module, nn.MultiheadAttention):
-        return module.dropout > 0
-    return isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+        return bool(module.dropout > 0)
+    return isinstance(module, nn.modules.dropout._DropoutNd) and bool(module.p > 0)
 
 
 def refuse_sum(loss_fn: Callable[..., Any]) -> None:

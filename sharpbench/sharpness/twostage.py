@@ -275,7 +275,8 @@ def _probe(basis: KrylovBasis, count: int, generator: torch.Generator) -> Array:
     chunk = max(1, min(count, 64))
     for start in range(0, count, chunk):
         size = (min(chunk, count - start), surface.dimension)
-        signs = torch.randint(0, 2, size, generator=generator).to(basis.rows) * 2 - 1
+        signs = torch.randint(0, 2, size, generator=generator, dtype=torch.float32)
+        signs = signs.mul_(2).sub_(1).to(basis.rows)
         rows, _ = basis.project_out(signs)
         products = surface.hvp(rows.T).T
         outside, _ = basis.project_out(products)

@@ -165,5 +165,5 @@ def base_optimizer(model: nn.Module, task: TaskSpec, method: OptimizerSpec) -> O
     if kind == "adamw":
         return torch.optim.AdamW(named, lr=task.lr, weight_decay=task.weight_decay)
     return torch.optim.SGD(
-        named, lr=task.lr, momentum=task.momentum, weight_decay=task.weight_decay, foreach=True
+        named, lr=task.lr, momentum=task.momentum, weight_decay=task.weight_decay, fused=True
     )

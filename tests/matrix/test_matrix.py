@@ -55,7 +55,7 @@ def test_every_family_is_measured(family: str) -> None:
     model = network(family)
     inputs, labels = examples(family)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    card = measure(model, mean_cross_entropy, (inputs, labels), hvps=12, top_k=1, seed=0)
+    card = measure(model.eval(), mean_cross_entropy, (inputs, labels), hvps=12, top_k=1, seed=0)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     rows = card.frame.set_index("measure")
     loss, _ = evaluate(model, Examples(inputs, labels))

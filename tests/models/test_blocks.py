@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from sharpbench.models.densenet import DenseLayer, transition
 from sharpbench.models.resnet_imagenet import Basic, Bottleneck
+from sharpbench.models.small import MeanPool
 from sharpbench.models.wide_resnet import WideBlock
 
 
@@ -40,3 +42,16 @@ def test_post_activation_blocks_add_before_the_last_relu() -> None:
     assert torch.equal(basic(x), torch.relu(x))
     assert torch.equal(bottleneck(x), torch.relu(x))
     assert Bottleneck(8, 4, stride=2).conv2.stride == (2, 2)
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (5, 7), (2, 3), (14, 14), (20, 20)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_mean_pool_is_average_pooling(height: int, width: int, layout: torch.memory_format) -> None:
+    x = torch.randn(3, 2, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (x.contiguous(memory_format=layout).requires_grad_() for _ in range(2))
+    pooled, expected = MeanPool(height, width)(ours), torch.nn.AvgPool2d(2)(theirs)
+    torch.testing.assert_close(pooled, expected)
+    weights = torch.arange(1.0, 1.0 + expected.numel(), dtype=torch.float64).view(expected.shape)
+    for output in (pooled, expected):
+        (output * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
+from ...allocator import preload
 from ..progress import Progress
 from . import Job, Settings
 from .worker import serve
@@ -58,7 +59,7 @@ def start(settings: Settings, threads: int, device: str | None) -> Worker:
     told = replace(settings, listener=None, notice=None, device=device)
     process = context.Process(target=serve, args=(there, told), name="sharpbench worker")
     # Not a daemon: daemons may have no children, and a run may load its data in processes of its own.
-    with _without_interrupt(), thread_environment(threads):
+    with _without_interrupt(), thread_environment(threads, preload() if device in (None, "cpu") else None):
         process.start()
     # The worker's end must be open in the worker alone, or its death would not close the pipe.
     there.close()
@@ -84,10 +85,13 @@ def stop_all(workers: Sequence[Worker], grace_seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def thread_environment(threads: int) -> Iterator[None]:
-    """Thread counts for libraries that read them when they are loaded, which is before any run is known."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+def thread_environment(threads: int, preloaded: str | None = None) -> Iterator[None]:
+    """Thread counts, and an allocator, for what reads them when it is loaded: before any run is known."""
+    values = dict.fromkeys(THREAD_VARIABLES, str(threads))
+    if preloaded is not None:
+        values["LD_PRELOAD"] = preloaded
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
