@@ -1,13 +1,14 @@
 """Cost of a Hessian-vector product in gradients: ours against the peers, in one interleaved run.
 
 Run: ``python benchmarks/hvp.py``. Times swing with the machine's load, so each round times the gradient and
-every product once, and the table gives medians of the per-round ratios. The gradient is a plain
-forward and backward pass in eval mode, in as many batches as the product. Every time is the least of two.
+every product once, in an order drawn anew, and the table gives medians of the per-round ratios. The gradient is a
+plain forward and backward pass in eval mode, in as many batches as the product. Every time is the least of two.
 """
 
 from __future__ import annotations
 
 import copy
+import random
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from sharpbench.sharpness import LossSurface
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-ROUNDS = 5
+ROUNDS = 11
 BLOCK = 4
 Pair = tuple[Tensor, Tensor]
 
@@ -133,11 +134,12 @@ def main() -> None:
         ratios: dict[str, list[float]] = {key: [] for key in actions}
         for action, _ in actions.values():
             action()  # warm: graphs, caches
-        units = []
+        units, chance = [], random.Random(0)
         for _ in range(ROUNDS):
             whole, cut = (min(seconds(action) for _ in range(2)) for action in (gradient, gradient_in_parts))
             units.append(whole)
-            for key, (action, count) in actions.items():
+            for key in chance.sample(sorted(actions), len(actions)):
+                action, count = actions[key]
                 unit = cut if "batches" in key else whole
                 ratios[key].append(min(seconds(action) for _ in range(2)) / unit / count)
         stack.close()

@@ -3,13 +3,15 @@
     python benchmarks/many_runs.py [--runs 10000]
 
 Plans, launches (local, 2 workers), collects and reports, each in a process of its own, and writes seconds,
-peak memory and file operations to benchmarks/results/many_runs.md. A no-op run writes every file that a
+peak memory and file operations to benchmarks/results/many_runs.md. Where Ray is installed, the runs are
+also launched through it. A no-op run writes every file that a
 real one does, copied from one real run, so that reading and reporting cost what they cost for real.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -26,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "many_runs.md"
+PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
+BEGIN, END = "<!-- TABLE (benchmarks/many_runs.py) -->\n", "<!-- /TABLE -->"
 SAMPLE = "SHARPBENCH_SAMPLE_RUN"
 SUITE = """
 title = "Runs that do nothing"
@@ -111,6 +115,17 @@ def launch(folder: Path) -> None:
     assert all(outcome.status == "done" for outcome in outcomes), outcomes[0]
 
 
+def launch_ray(folder: Path) -> None:
+    """All runs again, elsewhere, as tasks of a Ray cluster of two CPUs on this machine."""
+    from sharpbench.bench.drive import run_plan
+    from sharpbench.bench.launch import Settings
+    from sharpbench.bench.store import read_plan
+
+    settings = Settings(execute="many_runs:execute", workers=2, device="cpu")
+    outcomes = run_plan(read_plan(folder / "out"), folder / "ray", "ray", settings)
+    assert all(outcome.status == "done" for outcome in outcomes), outcomes[0]
+
+
 def status(folder: Path) -> None:
     """The state of every run, as `sharpbench status` asks for it."""
     from sharpbench.bench.store import Store, read_plan
@@ -170,6 +185,8 @@ STEPS: dict[str, Callable[[Path], None]] = {
     "collect": gather,
     "report": report,
 }
+if importlib.util.find_spec("ray") is not None:
+    STEPS["launch through Ray"] = launch_ray
 
 
 def measure(name: str, folder: Path, pipe: Any) -> None:
@@ -244,15 +261,13 @@ def write_results(out: Path, found: dict[str, tuple[float, float, float]], asked
     page = out / "report" / "index.html"
     count = len(directories)
     lines = [
-        f"# {count} runs that do nothing",
+        f"{count} runs that do nothing; each step in a process of its own, with the peak memory of that process "
+        "and of the largest of its children.",
         "",
-        "Written by `python benchmarks/many_runs.py`. Each step in a process of its own; peak memory of that",
-        "process and of the largest of its children.",
-        "",
-        "| step | seconds | a run, milliseconds | peak MiB | largest child, MiB |",
+        "| step | seconds | runs a second | peak MiB | largest child, MiB |",
         "|---|---|---|---|---|",
         *(
-            f"| {name} | {seconds:.1f} | {1000 * seconds / count:.2f} | {own:.0f} | {child:.0f} |"
+            f"| {name} | {seconds:.1f} | {count / seconds:.0f} | {own:.0f} | {child:.0f} |"
             for name, (seconds, own, child) in found.items()
         ),
         "",
@@ -267,7 +282,10 @@ def write_results(out: Path, found: dict[str, tuple[float, float, float]], asked
         f"Python {platform.python_version()}, {platform.system()}, {len(os.sched_getaffinity(0))} cores.",
         "",
     ]
-    RESULTS.write_text("\n".join(lines))
+    table = "\n".join(lines)
+    RESULTS.write_text(f"# Many runs\n\nWritten by `python benchmarks/many_runs.py`.\n\n{table}")
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}{table}{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

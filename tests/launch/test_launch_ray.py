@@ -12,6 +12,7 @@ from sharpbench.bench.drive import run_plan
 from sharpbench.bench.launch import Outcome, Settings
 from sharpbench.bench.progress import Progress
 from sharpbench.bench.store import Store
+from sharpbench.errors import InvalidInput
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'sharpbench[ray]'")
 pytestmark = [
@@ -82,3 +83,41 @@ def test_ctrl_c_asks_ray_tasks_for_a_checkpoint(tmp_path: Path) -> None:
         assert (Store(out).directory(run_id) / "checkpoint.pt").exists()
         assert Store(out).state(run_id) == ("missing", "")
     assert not any(bench_runs.alive(pid) for pid in bench_runs.callers_of(out))
+
+
+def test_a_running_cluster_that_loses_a_node(tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    out = tmp_path / "out"
+    plan = bench_runs.make_plan(["a"], seeds=2, epochs=400)
+    memory = {"object_store_memory": 80 * 2**20}
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory}
+    )
+    said: list[str] = []
+    try:
+        doomed = cluster.add_node(num_cpus=1, **memory)
+
+        class Saboteur(Recorder):
+            """Takes the only node with CPUs away from the first run, and brings another."""
+
+            def progress(self, message):
+                super().progress(message)
+                if message.epoch == 2 and doomed in cluster.list_all_nodes():
+                    cluster.remove_node(doomed, allow_graceful=False)
+                    cluster.add_node(num_cpus=1, **memory)
+
+        watch = Saboteur()
+        settings = Settings(
+            execute=bench_runs.EXECUTE, device="cpu", address=cluster.address, notice=said.append
+        )
+        outcomes = run_plan(plan, out, "ray", settings, watch)
+        assert doomed not in cluster.list_all_nodes()
+        assert sorted((o.status, o.attempts) for o in outcomes) == [("done", 1), ("done", 2)]
+        assert any("is tried again (attempt 2 of 3)" in line for line in said)
+        assert said[0].endswith("2 node(s)")
+    finally:
+        cluster.shutdown()
+    with pytest.raises(InvalidInput, match="no Ray cluster at"):
+        settings = Settings(execute=bench_runs.EXECUTE, device="cpu", address=cluster.address)
+        run_plan(plan, tmp_path / "other", "ray", settings)
