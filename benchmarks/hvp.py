@@ -1,8 +1,9 @@
 """Cost of a Hessian-vector product in gradients: ours against the peers, in one interleaved run.
 
 Run: ``python benchmarks/hvp.py``. Times swing with the machine's load, so each round times the gradient and
-every product once, in an order drawn anew, and the table gives medians of the per-round ratios. The gradient is a
-plain forward and backward pass in eval mode, in as many batches as the product. Every time is the least of two.
+every product once, in an order drawn anew, and the table gives medians of the per-round ratios. The gradient
+is a plain forward and backward pass in eval mode, in as many batches as the product. Every time is the least
+of two.
 """
 
 from __future__ import annotations

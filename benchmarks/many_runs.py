@@ -261,8 +261,8 @@ def write_results(out: Path, found: dict[str, tuple[float, float, float]], asked
     page = out / "report" / "index.html"
     count = len(directories)
     lines = [
-        f"{count} runs that do nothing; each step in a process of its own, with the peak memory of that process "
-        "and of the largest of its children.",
+        f"{count} runs that do nothing; each step in a process of its own, with the peak memory of that "
+        "process and of the largest of its children.",
         "",
         "| step | seconds | runs a second | peak MiB | largest child, MiB |",
         "|---|---|---|---|---|",
