@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -194,8 +195,9 @@ def _cluster(settings: Settings, threads: int) -> Iterator[bool]:
                         "node of the cluster with --address auto"
                     )
                 try:
+                    _knock(settings.address)
                     ray.init(address=settings.address, **common)
-                except (ConnectionError, ValueError, RuntimeError) as error:
+                except (OSError, ValueError, RuntimeError) as error:
                     raise InvalidInput(
                         f"no Ray cluster at {settings.address!r} ({_first_line(error)}); start one with "
                         "`ray start --head`, or leave --address away to have one for this launch"
@@ -228,6 +230,13 @@ def _cluster(settings: Settings, threads: int) -> Iterator[bool]:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _knock(address: str) -> None:
+    """Raise at once where nobody listens: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _search_path() -> list[str]:
