@@ -191,18 +191,39 @@ def look_handle(label: str, look: Look) -> Line2D:
 
 def legend_below(figure: Figure, groups: Sequence[Sequence[Line2D]]) -> None:
     """A legend under all panels, each group on its own rows; the figure grows by its height."""
-    longest = max(len(str(handle.get_label())) for group in groups for handle in group)
+    for handle in (handle for group in groups for handle in group):
+        handle.set_label(_folded(str(handle.get_label())))
+    lines = [line for group in groups for handle in group for line in str(handle.get_label()).split("\n")]
     most = max(len(group) for group in groups)
-    columns = max(1, min(most, int(PAGE_WIDTH * 72 / (4.7 * longest + 34))))
+    columns = max(1, min(most, int(PAGE_WIDTH * 72 / (4.1 * max(map(len, lines)) + 34))))
     padded: list[Line2D] = []
     for group in groups:
         padded += [*group, *(_blank() for _ in range(-len(group) % columns))]
     rows = len(padded) // columns
+    height_in_lines = sum(
+        max(str(handle.get_label()).count("\n") + 1 for handle in padded[row * columns : (row + 1) * columns])
+        for row in range(rows)
+    )
     # Legends fill columns first; people read rows first.
     ordered = [padded[row * columns + column] for column in range(columns) for row in range(rows)]
     width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + 0.17 * rows + 0.05)
+    figure.set_size_inches(width, height + 0.17 * height_in_lines + 0.05)
     figure.legend(handles=ordered, loc="outside lower center", ncols=columns, columnspacing=1.6)
+
+
+def _folded(label: str, longest: int = 34) -> str:
+    """A label in lines of about that many characters, broken after commas.
+
+    >>> _folded("model = small_cnn, label_noise = 0, train_fraction = 0.1").splitlines()
+    ['model = small_cnn, label_noise = 0,', 'train_fraction = 0.1']
+    """
+    lines: list[str] = []
+    for part in label.replace("\n", ", ").split(", "):
+        if lines and len(lines[-1]) + 2 + len(part) <= longest:
+            lines[-1] += f", {part}"
+        else:
+            lines.append(part)
+    return ",\n".join(lines)
 
 
 def _blank() -> Line2D:
