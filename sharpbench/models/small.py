@@ -44,7 +44,7 @@ class MeanPool(nn.AvgPool2d):
         super().__init__(2)
         self.height, self.width = height, width
         # (height width, height//2 width//2): a one at each pixel, pooled. No buffer: it is no state.
-        pixels = torch.eye(height * width if height * width <= LARGEST_MAP else 0)
+        pixels = torch.eye(height * width if height * width <= LARGEST_MAP else 0, device="cpu")
         self.means = nn.functional.avg_pool2d(pixels.view(-1, 1, height, width), 2).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
