@@ -43,7 +43,7 @@ def keep_freed_memory() -> bool:
     return all(mallopt(name, value) == 1 for name, value in settings.items())
 
 
-# In this order; of small tensors' time glibc takes a fifth more than either.
+# In this order (benchmarks/allocator.py measures what they save).
 ALLOCATORS = ("tcmalloc_minimal", "tcmalloc", "jemalloc")
 
 

@@ -33,7 +33,7 @@ class MeanPool(nn.AvgPool2d):
     """``AvgPool2d(2)``; small maps in NCHW memory on a CPU go through a matrix product.
 
     torch's kernel for that layout is not vectorised: on 64 maps of 32x4x4, forward and backward, it takes
-    three times as long as the product (138 against 42 microseconds, a tenth of the small CNN's gradient).
+    twice as long as the product (benchmarks/results/allocator.md).
 
     >>> x = torch.arange(16.0).view(1, 1, 4, 4)
     >>> MeanPool(4, 4)(x).flatten().tolist(), nn.AvgPool2d(2)(x).flatten().tolist()
