@@ -8,7 +8,7 @@ import torch
 
 from ..optim import build, complete_parameters
 from ..spec import RunSpec
-from ..training.batch import batch_losses
+from ..training.batch import batch_losses, recorded_gradient
 from ..training.loop import base_optimizer, compiled
 from ..training.streams import stream, stream_seed
 from .ready import make_ready
@@ -48,6 +48,7 @@ class Stepper:
             seed=stream_seed(spec.seed, "optimizer"),
         )
         self.network = model if task.compile == "no" else compiled(model, task.compile)
+        self.recorded = recorded_gradient(model, task)
         self.optimizer = build(method.name, base_optimizer(model, task, method), model=model, **parameters)
         self._order = stream(spec.seed, "order")
         self._parts: list[torch.Tensor] = []
@@ -60,7 +61,7 @@ class Stepper:
             self._parts = list(rows.tensor_split(self.batches))
         self.network.train()
         x, y = self.ready.train_set.batch(self._parts.pop())
-        parts = batch_losses(self.network, self.optimizer, x, y, self.spec.task)
+        parts = batch_losses(self.network, self.optimizer, x, y, self.spec.task, recorded=self.recorded)
         self.optimizer.step(parts if len(parts) > 1 else parts[0])
         self.steps += 1
 

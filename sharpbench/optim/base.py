@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from ..checks import check_flag, check_number
 from ..errors import InvalidInput
@@ -23,6 +22,7 @@ from .perturb import Perturbation
 from .ranks import mean_over_ranks
 from .scaling import LossScale, Overflow
 from .state import OWN_KEY, own_state, require_own_state, restore_memories, restore_own_state
+from .watched import is_watched, step_base
 
 Closure = Callable[[], Tensor]
 
@@ -140,7 +140,7 @@ class SharpnessAware(Optimizer):
         (1.0, 0.5)
         """
         # torch wraps every optimizer's step for its hooks and profiler; here only while one of them watches.
-        if _is_watched(self):
+        if is_watched(self):
             watched: Callable[..., Tensor] = Optimizer.profile_hook_step(type(self)._step)
             return watched(self, closure)
         return self._step(closure)
@@ -171,7 +171,7 @@ class SharpnessAware(Optimizer):
             else:
                 for p, gradient in zip(params, handed, strict=True):
                     p.grad = gradient
-                self.base.step()
+                step_base(self.base)
             self.after_base_step()
         finally:
             self._params_of_step = None
@@ -372,17 +372,6 @@ class SharpnessAware(Optimizer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(rho={self.rho}, base={type(self.base).__name__})"
-
-
-def _is_watched(optimizer: Optimizer) -> bool:
-    """Whether step hooks are registered, on this optimizer or on all, or a profiler runs."""
-    return bool(
-        optimizer._optimizer_step_pre_hooks
-        or optimizer._optimizer_step_post_hooks
-        or _global_optimizer_pre_hooks
-        or _global_optimizer_post_hooks
-        or torch._C._autograd._profiler_enabled()
-    )
 
 
 # torch wraps a step that does not say so once more.

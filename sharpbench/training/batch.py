@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 from ..optim import BatchLoss
 from ..spec import TaskSpec
 from .feed import Examples
+from .recorded import LARGEST, RecordedGradient
 
 
 class PartLoss(BatchLoss):
@@ -26,19 +28,32 @@ class PartLoss(BatchLoss):
         y: labels, (n,), or (n, length): then an example loses the mean over its tokens.
         task: precision and label smoothing.
         weight: what the losses are multiplied with.
+        recorded: of the network, for a batch that is not weighted.
     """
 
     def __init__(
-        self, optimizer: Optimizer, network: nn.Module, x: Tensor, y: Tensor, task: TaskSpec, weight: float
+        self,
+        optimizer: Optimizer,
+        network: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        task: TaskSpec,
+        weight: float,
+        recorded: RecordedGradient | None = None,
     ) -> None:
         super().__init__(optimizer, self._losses)
         self.network, self.x, self.y, self.weight = network, x, y, weight
+        self.recorded = recorded if weight == 1.0 else None
         self.smoothing = task.label_smoothing
         self.cast = autocast(task, x.device)
         self.right: Tensor | None = None
 
     def __call__(self) -> Tensor:
         # What BatchLoss does, with the mean inside of the cross-entropy: fewer small operations a pass.
+        if self.recorded is not None:
+            loss, logits = self.recorded(self.x, self.y)
+            self._count(logits)
+            return loss
         self.optimizer.zero_grad()
         loss = self._cross_entropy("mean")
         if self.weight != 1.0:
@@ -54,19 +69,25 @@ class PartLoss(BatchLoss):
         return each if self.weight == 1.0 else each * self.weight
 
     def _cross_entropy(self, reduction: str) -> Tensor:
-        y = self.y.flatten()
         with self.cast:
             logits = self.network(self.x)
-            if self.y.ndim > 1:
-                logits = logits.flatten(0, -2)
-            loss = nn.functional.cross_entropy(logits, y, reduction=reduction, label_smoothing=self.smoothing)
-        if self.right is None:
-            self.right = (logits.detach().argmax(1) == y).sum()
+            loss = cross_entropy(logits, self.y, reduction, self.smoothing)
+        self._count(logits)
         return loss
+
+    def _count(self, logits: Tensor) -> None:
+        if self.right is None:
+            self.right = (logits.detach().flatten(0, -2).argmax(1) == self.y.flatten()).sum()
 
 
 def batch_losses(
-    network: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, task: TaskSpec, scale: float = 1.0
+    network: nn.Module,
+    optimizer: Optimizer,
+    x: Tensor,
+    y: Tensor,
+    task: TaskSpec,
+    scale: float = 1.0,
+    recorded: RecordedGradient | None = None,
 ) -> list[PartLoss]:
     """The closures of a mini-batch, one for each of ``task.micro_batches`` parts.
 
@@ -75,11 +96,28 @@ def batch_losses(
     """
     parts = min(task.micro_batches, len(y))
     if parts == 1:
-        return [PartLoss(optimizer, network, x, y, task, scale)]
+        return [PartLoss(optimizer, network, x, y, task, scale, recorded)]
     return [
         PartLoss(optimizer, network, some, labels, task, scale * len(labels) * parts / len(y))
         for some, labels in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)
     ]
+
+
+def recorded_gradient(model: nn.Module, task: TaskSpec, ranks: int = 1) -> RecordedGradient | None:
+    """A recording of the network's gradient, where one is of use and tells all that is done."""
+    plain = task.compile == "no" and task.precision == "float32" and task.micro_batches == 1 and ranks == 1
+    parameters = list(model.parameters())
+    small = sum(p.numel() for p in parameters) <= LARGEST
+    if not (plain and small and all(p.device.type == "cpu" for p in parameters)):
+        return None
+    return RecordedGradient(model, partial(cross_entropy, smoothing=task.label_smoothing))
+
+
+def cross_entropy(logits: Tensor, y: Tensor, reduction: str = "mean", smoothing: float = 0.0) -> Tensor:
+    """Of logits (n, classes) or (n, length, classes) and their labels."""
+    return nn.functional.cross_entropy(
+        logits.flatten(0, -2), y.flatten(), reduction=reduction, label_smoothing=smoothing
+    )
 
 
 def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -88,7 +126,7 @@ def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     >>> float(mean_cross_entropy(torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.int64)).exp())
     5.0
     """
-    return nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten())
+    return cross_entropy(logits, labels)
 
 
 def autocast(task: TaskSpec, device: torch.device) -> AbstractContextManager[object]:

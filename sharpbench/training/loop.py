@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from ..optim import OPTIMIZERS, SharpnessAware, build, complete_parameters
 from ..spec import OptimizerSpec, TaskSpec
-from .batch import answers, autocast, batch_losses
+from .batch import answers, autocast, batch_losses, recorded_gradient
 from .checkpoint import Checkpoints, Course
 from .evaluate import evaluate
 from .feed import Examples
@@ -73,6 +73,7 @@ def train(
     shared = ranks.wrap(model, device)
     network = shared if task.compile == "no" else compiled(shared, task.compile)
     optimizer = build(method.name, base_optimizer(model, task, method), model=shared, **parameters)
+    recorded = recorded_gradient(model, task, ranks.count)
     zero = torch.zeros((), dtype=torch.float64, device=device)
     if diagnostics and isinstance(optimizer, SharpnessAware):
         optimizer.record_diagnostics()
@@ -94,7 +95,7 @@ def train(
                     group["lr"] = rate
                 x, y = train_set.batch(ranks.share(rows))
                 scale = len(y) * ranks.count / len(rows)  # ranks' parts may differ by one example
-                parts = batch_losses(network, optimizer, x, y, task, scale)
+                parts = batch_losses(network, optimizer, x, y, task, scale, recorded)
                 loss = optimizer.step(parts if len(parts) > 1 else parts[0])
                 course.loss_sum += loss * (len(rows) / ranks.count)
                 for part in parts:
@@ -163,7 +164,7 @@ def base_optimizer(model: nn.Module, task: TaskSpec, method: OptimizerSpec) -> O
     kind = (entry.base if entry else "") or task.base
     named = list(model.named_parameters())
     if kind == "adamw":
-        return torch.optim.AdamW(named, lr=task.lr, weight_decay=task.weight_decay)
+        return torch.optim.AdamW(named, lr=task.lr, weight_decay=task.weight_decay, fused=True)
     return torch.optim.SGD(
         named, lr=task.lr, momentum=task.momentum, weight_decay=task.weight_decay, fused=True
     )
