@@ -35,8 +35,8 @@ class ChainQuadrature:
     other side, by as much where the density is smooth: the value is the mean of both. Networks are different:
     much of their spectrum is an atom at 0, which the rule with a node there has right and the other smears.
     The atom shows in that node's weight, beside its neighbours' (:meth:`atom`), and the value moves to that
-    rule accordingly. The bias bound is the rules' difference, half of it beside an atom. Under 20 nodes
-    neighbours may agree and both be wrong, so half as many nodes are compared too.
+    rule accordingly. The bias bound is the rules' difference, a third of it beside an atom. Under 20 nodes
+    neighbours may agree and both be wrong, so half as many nodes are compared too, or a single one.
     """
 
     known: Array
@@ -95,16 +95,17 @@ class ChainQuadrature:
         """
         value, slopes, misfit = self._fit(f, moments)
         variance = 2 * misfit + float(slopes @ covariance @ slopes)
-        if self.shorter is None:
-            bias = abs(value - self._at_the_mean(f, moments))
-        else:
+        bias = 0.0
+        if self.shorter is not None:
             other, near = self.shorter._fit(f, moments)[0], self
             if np.abs(self.shorter.nodes).min() < np.abs(self.nodes).min():
                 value, other, near = other, value, self.shorter
             far = 0.5 * (1 - near.atom())
-            value, bias = (1 - far) * value + far * other, (0.5 + far) * abs(value - other)
+            value, bias = (1 - far) * value + far * other, (1 + 4 * far) / 3 * abs(value - other)
         if self.half is not None:
             bias = max(bias, abs(value - self.half._fit(f, moments)[0]))
+        elif len(self.nodes) < SHORT_CHAIN:
+            bias = max(bias, abs(value - self._at_the_mean(f, moments)))
         return value, float(np.sqrt(max(variance, 0.0))), bias
 
     def _at_the_mean(self, f: SpectralFunction, moments: Array) -> float:
