@@ -18,7 +18,7 @@ from problems import RESULTS, MatrixOperator, trained_hessians
 from torch import Tensor
 
 from sharpbench.sharpness import DenseSpectrum, spectrum
-from sharpbench.sharpness.twostage import ProbedSpectrum, start_weight
+from sharpbench.sharpness.probed import ProbedSpectrum, start_weight
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

@@ -21,12 +21,12 @@ from .forms import QuadraticForms
 from .krylov import KrylovBasis
 from .pac_bayes import pac_bayes
 from .perturbation import average_case_sharpness, sam_sharpness, worst_case_sharpness
+from .probed import ProbedSpectrum
 from .radius import LossDifferences
 from .relative import gauss_newton_rows, relative_flatness, scale_invariant_rows
 from .spectrum import Spectrum, spectrum
 from .subsets import m_sharpness
 from .surface import LossSurface
-from .twostage import ProbedSpectrum
 
 COLUMNS = [
     "measure", "value", "std_error", "ci_low", "ci_high", "hvps", "gradients", "seconds", "converged"

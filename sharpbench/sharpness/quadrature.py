@@ -76,6 +76,14 @@ class ChainQuadrature:
                 half = cls.of_chain(basis, length // 2, ritz, sentinel, shorten=False)
         return cls(known, nodes[bulk], weights[bulk], d, basis.rounding(), shorter, half)
 
+    @classmethod
+    def of_moments(cls, moments: Array, dimension: int, rounding: float) -> ChainQuadrature:
+        """Two nodes, the mean and the standard deviation to each side of it: all that two moments tell."""
+        mean = moments[0] / dimension
+        spread = float(np.sqrt(max(moments[1] / dimension - mean**2, 0.0)))
+        nodes = np.array([mean - spread, mean + spread])
+        return cls(np.zeros(0), nodes, np.full(2, dimension / 2), dimension, rounding)
+
     def second_moment(self) -> float:
         """``||H||_F^2`` as this chain alone sees it."""
         return float((self.known**2).sum() + self._calibrated() @ self.nodes**2)

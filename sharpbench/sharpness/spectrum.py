@@ -190,8 +190,9 @@ def spectrum(
     """Spend one budget of Hessian-vector products on everything that is a function of the eigenvalues.
 
     First a Krylov stage (at most 70 % of the budget; a tenth where there are no outliers), then random
-    probes of the complement; ``ProbedSpectrum`` in twostage.py has the estimators. With ``hvps >= d``, or
-    ``d <= dense_below``, the exact spectrum of the dense Hessian.
+    probes of the complement; ``ProbedSpectrum`` in probed.py has the estimators. With ``hvps >= d``, or
+    ``d <= dense_below``, the exact spectrum of the dense Hessian. Up to 40 products, with no eigenvalues
+    asked for and no outliers there, all are probes, and the eigenvalues mere bounds.
 
     Args:
         surface: a loss surface, or any other symmetric operator (Gauss-Newton, rescaled).
@@ -201,7 +202,7 @@ def spectrum(
             95 % half widths below this; ``None`` spends the budget.
         eigenvalues: so many of the largest should be settled before the probes get the rest, where there are
             outliers at all; 0 lets the errors of trace and norm alone decide, which at small budgets
-            (under about 50) may leave lambda_1 a tenth too small.
+            (under about 50) may leave lambda_1 a tenth too small, or (without outliers) to a bound.
         dense_below: dimensions up to this are solved exactly.
         warm: an earlier spectrum of the same network, such as the last epoch's: its outlying eigenvectors
             join the basis (one product each), so that a small budget follows the top eigenvalues in training.

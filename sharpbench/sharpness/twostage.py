@@ -1,4 +1,4 @@
-"""The two-stage pass: a Krylov basis, random probes of its complement, and what both say together."""
+"""The two-stage pass: a Krylov basis, then random probes of its complement."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from typing import TypeGuard
 import numpy as np
 import torch
 
-from ..errors import must_be
-from .estimate import Array, Estimate, t_quantile
+from .estimate import Array
 from .krylov import KrylovBasis
 from .operator import SymmetricOperator
+from .probed import ProbedSpectrum
+from .probes import fourth_moment, probe, restricted, sign_products
 from .quadrature import ChainQuadrature
-from .spectrum import SpectralFunction, Spectrum
+from .spectrum import Spectrum
 
 KRYLOV_SHARE = 0.7
 # Steps after which the pass first asks whether there are outliers worth finding.
 FIRST_LOOK = 0.1
+# Up to this budget the probes are asked first: even the shortest look along a chain costs too many of them.
+PROBES_FIRST = 40
+# Above the fourth root of an estimate of sum lambda^4 by so much no eigenvalue lies.
+SAFETY = 1.2
 # With outliers, fewer steps than this share give neither five eigenvalues nor a quadrature worth its name.
 LEAST_SHARE = 0.45
 # An outlier takes about so many steps: its square must be worth as many probes.
@@ -31,125 +36,6 @@ PROBE_ROUND = 10
 WARM_VECTORS = 8
 
 
-class ProbedSpectrum(Spectrum):
-    """A Krylov basis Q with ``M = Q^T H Q`` and ``R = (I - QQ^T) H Q``, and probes ``p_j = P z_j``.
-
-    With ``P = I - QQ^T``, z Rademacher, m vectors in Q:
-
-        tr H     = tr M + E p^T H p
-        ||H||_F² = ||M||_F² + 2 ||R||_F² + E ||P H p||²
-
-    Both are unbiased given Q (Hutch++, Meyer et al. 2021, with Lanczos instead of a random sketch; the
-    second splits H into its four blocks, three of which are known exactly). The means over probes are
-    taken as ratios to ``||p||²``, whose mean d - m is known: exact when H is a multiple of I.
-
-    The chain's own start is a Rademacher vector too, so ``d M_11`` is one more of Hutchinson's samples, of
-    variance ``2 ||H||_F²`` where a probe has ``2 ||P H P||_F²``. It joins the trace with the weight that
-    these two give it: next to nothing beside outliers, that of a probe where there are none.
-    """
-
-    def __init__(self, basis: KrylovBasis, chain: int, probes: Array, sentinel: float, hvps: int) -> None:
-        self.dimension = basis.surface.dimension
-        self.basis = basis
-        self.ritz = basis.ritz()
-        self.probes = probes
-        self.hvps = hvps
-        columns, gram = basis.coupling()
-        self.inside = np.array([np.trace(basis.projected), (basis.projected**2).sum() + 2 * np.trace(gram)])
-        self.moments, self.covariance = self._moments()
-        self.quadrature = ChainQuadrature.of_chain(basis, chain, self.ritz, sentinel)
-
-    def _moments(self) -> tuple[Array, Array]:
-        """``(tr H, ||H||_F^2)`` and the covariance of both, by jackknife over the probes."""
-        rest = self.dimension - self.basis.size
-        n = len(self.probes)
-        if rest == 0 or n == 0:
-            return self.inside, np.zeros((2, 2))
-        total = self.probes.sum(0)
-        full = rest * total[1:] / total[0]
-        without = total[None, :] - self.probes
-        leave_one_out = rest * without[:, 1:] / without[:, :1] if n > 1 else full[None, :]
-        spread = leave_one_out - leave_one_out.mean(0)
-        moments, covariance = self.inside + full, (n - 1) / n * spread.T @ spread
-        weight = start_weight(n, full[1], moments[1])
-        moments[0] += weight * (self.dimension * self.basis.projected[0, 0] - moments[0])
-        covariance[0, 0] *= 1 - weight  # of the best combination of two
-        covariance[0, 1] = covariance[1, 0] = covariance[0, 1] * (1 - weight)
-        return moments, covariance
-
-    def _from_moment(self, index: int, name: str) -> Estimate:
-        exact = self.basis.complete
-        return Estimate.from_error(
-            name,
-            float(self.moments[index]),
-            float(np.sqrt(self.covariance[index, index])),
-            np.inf if exact else len(self.probes) - 1,
-            hvps=self.hvps,
-            tolerance=self.tolerance,
-            note="" if exact else f"{self.basis.size} Krylov vectors, {len(self.probes)} probes",
-        )
-
-    def trace(self) -> Estimate:
-        """``tr M`` plus the mean of ``p^T H p``."""
-        return self._from_moment(0, "trace")
-
-    def frobenius_squared(self) -> Estimate:
-        """``||M||² + 2||R||²`` plus the mean of ``||P H p||²``."""
-        return self._from_moment(1, "frobenius_squared")
-
-    def _eigenvalue(self, index: int, name: str) -> Estimate:
-        value, bound = float(self.ritz.values[index]), float(self.ritz.residuals[index])
-        low, high, note = value - bound, value + bound, ""
-        converged = bound <= (self.tolerance or 0.05) * abs(value)
-        if not converged:
-            # The bound holds *an* eigenvalue. The one of this rank may hide further out, among those that
-            # the pairs before it stand for.
-            note = "Ritz value not converged: interval from residual bounds"
-            if name == "lambda_min":
-                low = float((self.ritz.values - self.ritz.residuals)[index:].min())
-            else:
-                high = float((self.ritz.values + self.ritz.residuals)[: index + 1].max())
-        # Not a standard deviation: half the width of a bound, on the same scale.
-        error = 0.5 * (high - low) / t_quantile(1e9)
-        return Estimate(name, value, error, low, high, self.hvps, converged, note)
-
-    def top_eigenvalues(self, k: int = 5) -> list[Estimate]:
-        """The k largest Ritz values; each interval is the residual bound, which holds an eigenvalue."""
-        if k < 1:
-            raise must_be("k", ">= 1", k)
-        return [self._eigenvalue(i, f"lambda_{i + 1}") for i in range(min(k, self.basis.size))]
-
-    def bottom_eigenvalue(self) -> Estimate:
-        """The smallest Ritz value, with its residual bound."""
-        return self._eigenvalue(self.basis.size - 1, "lambda_min")
-
-    def functional(self, f: SpectralFunction, name: str = "functional") -> Estimate:
-        """``tr f(H)`` by :class:`~sharpbench.sharpness.quadrature.ChainQuadrature`."""
-        if self.basis.complete:
-            return Estimate.exact(name, float(np.sum(f(self.ritz.values))), hvps=self.hvps)
-        value, error, bias = self.quadrature.estimate(f, self.moments, self.covariance)
-        degrees = max(len(self.probes) - 1, 1)
-        return Estimate.from_error(
-            name, value, error, degrees, bias=bias, hvps=self.hvps, tolerance=self.tolerance
-        )
-
-    def weighted_nodes(self) -> tuple[Array, Array, Array]:
-        """Known eigenvalues once each, then the quadrature's nodes carrying the remaining dimension."""
-        if self.basis.complete:
-            ones = np.ones(self.dimension)
-            return self.ritz.values, ones, ones
-        return self.quadrature.weighted_nodes()
-
-
-def start_weight(probes: int, rest: float, whole: float) -> float:
-    """Weight of one sample of variance ``whole`` beside a mean of ``probes`` samples of variance ``rest``.
-
-    >>> start_weight(9, 1.0, 1.0), start_weight(9, 0.0, 1.0)
-    (0.1, 0.0)
-    """
-    return rest / (rest + probes * whole) if rest > 0 else 0.0
-
-
 def measure_two_stage(
     surface: SymmetricOperator,
     hvps: int,
@@ -158,32 +44,47 @@ def measure_two_stage(
     eigenvalues: int = 0,
     warm: Spectrum | None = None,
 ) -> Spectrum:
-    """Krylov stage, a sentinel chain, then probes: at most ``hvps`` products."""
+    """Krylov stage, a sentinel chain, then probes: at most ``hvps`` products.
+
+    Of up to 40 products, with no eigenvalues asked for, the probes that are drawn in any case come first:
+    where they rule outliers out, all products are probes.
+    """
     before = surface.hvps
     most = max(4, int(KRYLOV_SHARE * hvps))
     guard = max(1, min(6, hvps // 12))
     earlier = warm.basis.outlying_vectors(min(WARM_VECTORS, most // 2)) if _has_basis(warm) else None
     reserved = guard + (0 if earlier is None else len(earlier))
     basis = KrylovBasis(surface, most, generator)
+    few = most < hvps <= min(PROBES_FIRST, surface.dimension)
+    first, largest = None, None
     with surface.session():
-        outliers = _grow_while_it_pays(basis, max(2, most - reserved), hvps, guard, tolerance, eigenvalues)
+        if few and earlier is None and tolerance is None and not eigenvalues:
+            basis.grow(1)
+            first = sign_products(basis, hvps - most, generator)
+            fourth, second = fourth_moment(basis, first[1])
+            # lambda_1^4 <= sum lambda^4: no eigenvalue can be worth finding.
+            if 0 < fourth < (OUTLIER_SHARE / hvps * second) ** 2:
+                largest = SAFETY * fourth**0.25
+        outliers = largest is None and _grow_while_it_pays(
+            basis, max(2, most - reserved), hvps, guard, tolerance, eigenvalues
+        )
         chain = basis.size if len(basis.starts) < 2 else basis.starts[1]
         if earlier is not None:
             basis.include(earlier)
         # Without outliers no eigenvalue is counted as known, and no copy of one need be looked for.
         sentinel = _sentinel(basis, guard, most) if outliers else np.inf
         left = hvps - (surface.hvps - before)
-        probes = np.zeros((0, 3))
+        probes = np.zeros((0, 3)) if first is None else restricted(basis, *first)
         rounds = left if tolerance is None else PROBE_ROUND
         while left > 0 and not basis.complete:
-            probes = np.vstack([probes, _probe(basis, min(rounds, left), generator)])
+            probes = np.vstack([probes, probe(basis, min(rounds, left), generator)])
             left = hvps - (surface.hvps - before)
             if tolerance is not None:
                 so_far = ProbedSpectrum(basis, chain, probes, sentinel, hvps)
                 checked = (so_far.trace(), so_far.frobenius_norm())
                 if all(e.half_width <= tolerance * abs(e.value) for e in checked):
                     break
-    result = ProbedSpectrum(basis, chain, probes, sentinel, surface.hvps - before)
+    result = ProbedSpectrum(basis, chain, probes, sentinel, surface.hvps - before, largest)
     result.tolerance = tolerance
     return result
 
@@ -207,7 +108,8 @@ def _grow_while_it_pays(
     look = max(2, round(FIRST_LOOK * hvps))
     least = max(4, int(LEAST_SHARE * hvps))
     share = ASKED_SHARE if eigenvalues else OUTLIER_SHARE
-    before, step = 0.0, basis.grow(min(look, most))
+    basis.grow(max(1, min(look, most) - basis.size))
+    before, step = 0.0, basis.size
     while step > 0:
         ritz, captured, total = basis.ritz(), _captured(basis), _second_moment(basis)
         rest = max(total - captured, 0.0)
@@ -266,20 +168,3 @@ def _sentinel(basis: KrylovBasis, guard: int, most: int) -> float:
         if largest <= 0.5 * float(np.abs(basis.ritz().values).max()):
             break
     return largest
-
-
-def _probe(basis: KrylovBasis, count: int, generator: torch.Generator) -> Array:
-    """``(||p||², p^T H p, ||P H p||²)`` for fresh Rademacher probes of the complement, shape (count, 3)."""
-    surface = basis.surface
-    found = []
-    chunk = max(1, min(count, 64))
-    for start in range(0, count, chunk):
-        size = (min(chunk, count - start), surface.dimension)
-        signs = torch.randint(0, 2, size, generator=generator, dtype=torch.float32)
-        signs = signs.mul_(2).sub_(1).to(basis.rows)
-        rows, _ = basis.project_out(signs)
-        products = surface.hvp(rows.T).T
-        outside, _ = basis.project_out(products)
-        columns = ((rows * rows).sum(1), (rows * products).sum(1), (outside * outside).sum(1))
-        found.append(torch.stack(columns, dim=1).double().cpu().numpy())
-    return np.vstack(found)

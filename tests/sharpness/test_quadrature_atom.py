@@ -9,7 +9,7 @@ from test_flat_spectra import Matrix, _flat, _rotated, _semicircle
 from torch import Tensor
 
 from sharpbench.sharpness import spectrum
-from sharpbench.sharpness.twostage import ProbedSpectrum
+from sharpbench.sharpness.probed import ProbedSpectrum
 
 
 def _network_like(d: int = 500) -> Tensor:
