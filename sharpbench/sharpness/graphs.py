@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from ..errors import SharpbenchError
+from ..tape import Tape
 from .batches import Batch
 from .memory import free_memory
+from .replay import Replays, replay
 
 # Share of the memory now free that kept graphs may take; products need room beside them.
 SHARE_OF_FREE_MEMORY = 0.4
@@ -33,6 +35,7 @@ class GradientGraphs:
         self.budget = budget
         self.kept: dict[int, tuple[Batch, list[Tensor]]] = {}
         self.bytes_per_example: float | None = None
+        self.replays = Replays(parameters)
         self._spent = 0.0
         self._version = -1
         self._total: int | None = None
@@ -40,6 +43,7 @@ class GradientGraphs:
     def clear(self) -> None:
         """Free every kept graph."""
         self.kept.clear()
+        self.replays.clear()
         self._spent = 0.0
         self._total = None
 
@@ -50,27 +54,45 @@ class GradientGraphs:
         self.budget = 0
         return freed
 
-    def walk(self, batches: Iterable[Batch], build: BUILD) -> Iterator[tuple[Batch, list[Tensor], bool]]:
-        """(batch, gradient with its graph, whether the graph outlives this block of products)."""
+    def walk(
+        self, batches: Iterable[Batch], build: BUILD
+    ) -> Iterator[tuple[Batch, list[Tensor], int | None]]:
+        """(batch, gradient with its graph, its index if the graph outlives this block of products)."""
         version = sum(p._version for p in self.parameters)
         if version != self._version:  # the weights have changed in place
             self.clear()
             self._version = version
         if self._total is not None and self._total == len(self.kept):
-            yield from ((batch, gradient, True) for batch, gradient in self.kept.values())
+            yield from ((batch, gradient, index) for index, (batch, gradient) in self.kept.items())
             return
         total = 0
         for index, batch in enumerate(batches):
             total += 1
             if index in self.kept:
-                yield (*self.kept[index], True)
+                yield (*self.kept[index], index)
                 continue
             gradient = self._build(batch, build)
             keep = self._affordable(batch)
             if keep:
                 self.kept[index] = (batch, gradient)
-            yield batch, gradient, keep
+            yield batch, gradient, index if keep else None
         self._total = total
+
+    def product(
+        self, batch: Batch, gradient: list[Tensor], row: list[Tensor], kept: int | None, last: bool
+    ) -> Sequence[Tensor]:
+        """:func:`product` of a gradient that ``walk`` gave; a graph not kept is freed with its ``last``."""
+        if kept is None:
+            return product(gradient, self.parameters, row, not last)
+        program = self.replays.program(kept)
+        if program is not None:
+            return replay(program, row)
+        if not self.replays.due(kept, (self.bytes_per_example or 0.0) * batch.count):
+            return product(gradient, self.parameters, row, True)
+        with Tape(row) as tape:
+            found = product(gradient, self.parameters, row, True)
+        self.replays.record(kept, tape, found)
+        return found
 
     def _build(self, batch: Batch, build: BUILD) -> list[Tensor]:
         if self.bytes_per_example is not None:

@@ -16,7 +16,7 @@ from .checks import adopt_form, adopt_formulation, require_deterministic
 from .differences import central_difference, displaced
 from .evaluation import Evaluator, LossFunction
 from .flat import BatchMean, Layout, flatten
-from .graphs import GradientGraphs, product
+from .graphs import GradientGraphs
 from .isolation import isolated
 from .layers import LayerForm
 from .memory import within_memory
@@ -258,10 +258,10 @@ class LossSurface:
     def _products(self, rows: Tensor) -> Tensor:
         pieces = [self.split(row) for row in rows]
         total = self._mean(len(rows))
-        for batch, gradient, keep in self.graphs.walk(self.batches, self.evaluate.gradient_graph):
+        for batch, gradient, kept in self.graphs.walk(self.batches, self.evaluate.gradient_graph):
             for index, piece in enumerate(pieces):
-                retain = keep or index < len(rows) - 1
-                total.add(index, product(gradient, self.parameters, piece, retain), batch.count)
+                last = index == len(rows) - 1
+                total.add(index, self.graphs.product(batch, gradient, piece, kept, last), batch.count)
         return total.value()
 
     def _mean(self, count: int) -> BatchMean:

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .straight_line import Program
-from .tape import Tape
+from ..tape import Program, Tape
 
 # Weights up to which a network is small: beyond, the kernels take longer than all that lies between them.
 LARGEST = 100_000
@@ -19,7 +18,7 @@ class RecordedGradient:
 
     A gradient of a small network spends a fifth of its time between the kernels: in modules, in autograd's
     graph, in results nobody asks for (benchmarks/results/recorded.md). All of that is the same in every
-    step, so the kernels of the first gradient are written down (:class:`~sharpbench.training.tape.Tape`),
+    step, so the kernels of the first gradient are written down (:class:`~sharpbench.tape.Tape`),
     and later ones run those alone.
 
     The second gradient of each shape is evaluated both ways. Only if loss, logits, gradients and buffers

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from sharpbench.bench.run import execute
 from sharpbench.models import build_model
 from sharpbench.spec import RunSpec, TaskSpec
+from sharpbench.tape import Tape
 from sharpbench.training import batch
 from sharpbench.training.batch import cross_entropy, recorded_gradient
 from sharpbench.training.recorded import RecordedGradient
-from sharpbench.training.tape import Tape
 
 DIGITS = torch.Size((1, 8, 8))
 

@@ -11,7 +11,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .kernels import Call, Variable, map_leaves
-from .straight_line import Program, compiled, simplified
+from .straight_line import Program, compiled, fused, simplified
 
 
 class Tape(TorchDispatchMode):
@@ -73,10 +73,11 @@ class Tape(TorchDispatchMode):
             return None
         return self._known.get(id(value)) or self._new(value)  # an in-place kernel gives its argument
 
-    def program(self, outputs: Sequence[Tensor]) -> Program | None:
+    def program(self, outputs: Sequence[Tensor], fuse: bool = False) -> Program | None:
         """What computes ``outputs`` from new inputs of the same shapes; None where the tape doesn't tell.
 
-        The kernels are the same, in the same order, on the same memory layouts: so are the bits.
+        The kernels are the same, in the same order, on the same memory layouts: so are the bits. With
+        ``fuse``, sums of matrix products are formed by the products themselves, which may round otherwise.
         """
         if any(id(t) not in self._known for t in outputs):
             self.unfit = "an output is no kernel's result"
@@ -85,4 +86,6 @@ class Tape(TorchDispatchMode):
         wanted = [self._known[id(t)] for t in outputs]
         shapes = {v: tuple(self._held[v.index].shape) for v in self._known.values()}
         calls, wanted = simplified(self.calls, wanted, shapes)
+        if fuse:
+            calls = fused(calls, wanted, shapes)
         return compiled(calls, self.inputs, wanted, self.constants)

@@ -56,6 +56,26 @@ def simplified(
     return _in_place(_used(kept, outputs), made, outputs), outputs
 
 
+def fused(
+    calls: Sequence[Call], outputs: Sequence[Variable], shapes: dict[Variable, tuple[int, ...]]
+) -> list[Call]:
+    """``y + a @ b`` as one kernel, where the product is read nowhere else: a pass over memory less."""
+    readers = Counter(v for call in calls for v in call.inputs) + Counter(outputs)
+    products = {call.result: call for call in calls if call.operator is aten.mm.default}
+    found, gone = list(calls), set()
+    for i, call in enumerate(calls):
+        if call.operator is not aten.add.Tensor or call.options or len(call.inputs) != 2:
+            continue
+        left, right = call.inputs
+        for product, other in ((right, left), (left, right)):
+            once = product in products and product not in gone and readers[product] == 1
+            if once and shapes[left] == shapes[right]:
+                gone.add(product)
+                found[i] = Call(aten.addmm.default, (other, *products[product].inputs), {}, call.results)
+                break
+    return [call for call in found if not gone.intersection(call.results)]
+
+
 def _keeps_dropped(total: Call, view: Call, shapes: dict[Variable, tuple[int, ...]]) -> bool:
     """Whether the view drops just the dimensions that were summed over and kept."""
     summed, dimensions = shapes[total.inputs[0]], total.arguments[1]
