@@ -114,7 +114,7 @@ def code_digest() -> str:
     package = Path(__file__).resolve().parent.parent
     parts = [package / name for name in ("functionals.py", "laws.py")]
     parts += [package / "bench" / name for name in ("ready.py", "run.py")]
-    for room in ("data", "models", "optim", "sharpness", "training"):
+    for room in ("data", "models", "optim", "sharpness", "tape", "training"):
         parts += sorted((package / room).rglob("*.py"))
     digest = hashlib.sha256()
     for path in parts:

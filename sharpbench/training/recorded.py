@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -80,9 +80,10 @@ class RecordedGradient:
             loss = self.loss(logits, y)
             gradients = torch.autograd.grad(loss, self.parameters, torch.ones_like(loss), allow_unused=True)
         program = None
-        # Autograd gives a missing gradient, or one of another layout, a treatment of its own.
         pairs = list(zip(self.parameters, gradients, strict=True))
-        if all(g is not None and g.stride() == p.stride() for p, g in pairs):
+        # Autograd gives a gradient that is missing, laid out otherwise or shared a treatment of its own.
+        usual = all(g is not None and g.stride() == p.stride() for p, g in pairs)
+        if usual and _own_memory([loss, logits, *gradients], [x, y, *self.parameters, *self.buffers]):
             program = tape.program([loss, logits, *gradients])
         for p, gradient in pairs:
             p.grad = gradient if gradient is None else torch.empty_like(p).copy_(gradient)
@@ -106,3 +107,10 @@ class RecordedGradient:
         else:
             self._programs[kind] = None
         return loss, logits
+
+
+def _own_memory(results: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether no result shares its memory with another one or with what is read."""
+    places = [t.untyped_storage().data_ptr() for t in results]
+    read = {t.untyped_storage().data_ptr() for t in others}
+    return len(set(places)) == len(places) and read.isdisjoint(places)

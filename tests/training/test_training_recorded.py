@@ -184,6 +184,22 @@ def test_weights_may_be_tied_and_frozen_ones_may_move() -> None:
     assert model.head.bias.grad is None
 
 
+def test_gradients_that_share_memory_are_left_to_autograd() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = (nn.Parameter(torch.randn(64, 10)) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1) @ (self.a + self.b)
+
+    model = Sum()
+    assert agreed(model, [examples() for _ in range(4)]) == 0
+    assert model.a.grad is not None
+    assert model.b.grad is not None
+    assert model.a.grad.data_ptr() != model.b.grad.data_ptr()
+
+
 @pytest.mark.parametrize("method", ["sgd", "sam", "infosam", "esam", "frob_sam", "msam"])
 @pytest.mark.parametrize("model", ["mlp", "small_cnn"])
 def test_a_run_is_the_same_without(
