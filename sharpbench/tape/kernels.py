@@ -22,6 +22,7 @@ class Call:
 
     Attributes:
         inputs: the variables among the arguments, at any depth.
+        several: whether it gives a sequence of tensors, were it of one.
     """
 
     def __init__(
@@ -30,8 +31,10 @@ class Call:
         arguments: tuple[Any, ...],
         options: dict[str, Any],
         results: list[Variable | None],
+        several: bool = False,
     ) -> None:
         self.operator, self.arguments, self.options, self.results = operator, arguments, options, results
+        self.several = several
         self.inputs: list[Variable] = []
         map_leaves(self._gather, (arguments, options))
 
@@ -54,7 +57,7 @@ class Call:
             lambda leaf: change.get(leaf, leaf) if isinstance(leaf, Variable) else leaf,
             (self.arguments, self.options),
         )
-        return Call(self.operator, arguments, options, self.results)
+        return Call(self.operator, arguments, options, self.results, self.several)
 
 
 def map_leaves(change: Callable[[Any], Any], value: Any) -> Any:

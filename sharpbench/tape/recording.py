@@ -52,8 +52,11 @@ class Tape(TorchDispatchMode):
         elif torch.Tag.data_dependent_output in func.tags:
             self.unfit = f"{func} depends on the values of tensors"
         several = isinstance(result, tuple | list)
-        results = [self._result(r) for r in (result if several else [result])]
-        self.calls.append(Call(func, taken, named, results))
+        given = list(result) if several else [result]
+        if any(isinstance(each, tuple | list) for each in given):
+            self.unfit = f"{func} gives lists of lists"
+        results = [self._result(each) for each in given]
+        self.calls.append(Call(func, taken, named, results, several))
         return result
 
     def _new(self, tensor: Tensor) -> Variable:

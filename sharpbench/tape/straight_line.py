@@ -127,7 +127,7 @@ def compiled(
         values += [f"{name}={_written(a, scope)}" for name, a in call.options.items()]
         # An in-place kernel gives back its argument, which has its name already.
         fresh = [None if v in call.inputs else v for v in call.results]
-        results = ", ".join("_" if v is None else _name(v) for v in fresh)
+        results = ", ".join("_" if v is None else _name(v) for v in fresh) + ("," if call.several else "")
         lines.append(f"    {results + ' = ' if results else ''}f{i}({', '.join(values)})")
         done = {v for v, at in last.items() if at == i} - set(outputs) - constants.keys()
         if done:

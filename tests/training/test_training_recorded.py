@@ -252,6 +252,13 @@ def test_a_tape_of_something_else() -> None:
     program = tape.program([rows, twice])
     assert program is not None
     assert [r.tolist() for r in program(torch.ones(2, 3))] == [[3.0, 3.0], [[2.0] * 3] * 2]
+    with torch.no_grad(), Tape([x]) as lists:
+        (whole,) = x.split(2)
+        first, second = whole.unbind()
+        sums = torch._foreach_add([first, second], 1.0)
+    replayed = lists.program([*sums, whole])
+    assert replayed is not None
+    assert [r.tolist() for r in replayed(torch.ones(2, 3))] == [[2.0] * 3, [2.0] * 3, [[1.0] * 3] * 2]
     names = program.__code__.co_names + tuple(program.__code__.co_varnames)
     assert len([n for n in names if n.startswith("f")]) == 2  # a sum, a product
     assert tape.program([torch.zeros(2)]) is None
