@@ -16,7 +16,7 @@ LARGEST = 100_000
 class RecordedGradient:
     """Loss, logits and gradients of a mini-batch by one straight line of kernels.
 
-    A gradient of a small network spends a fifth of its time between the kernels: in modules, in autograd's
+    A gradient of a small network spends a quarter of its time between the kernels: in modules, in autograd's
     graph, in results nobody asks for (benchmarks/results/recorded.md). All of that is the same in every
     step, so the kernels of the first gradient are written down (:class:`~sharpbench.tape.Tape`),
     and later ones run those alone.
