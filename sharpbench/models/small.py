@@ -30,10 +30,10 @@ def mlp(shape: ImageShape, classes: int, widths: tuple[int, ...] = (256, 256)) -
 
 
 class MeanPool(nn.AvgPool2d):
-    """``AvgPool2d(2)``; small maps in NCHW memory on a CPU go through a matrix product.
+    """``AvgPool2d(2)``; small maps on a CPU go through a matrix product.
 
-    torch's kernel for that layout is not vectorised: on 64 maps of 32x4x4, forward and backward, it takes
-    twice as long as the product (benchmarks/results/allocator.md).
+    torch's kernels are not vectorised, forward in NCHW memory, backward in either: on 64 maps of 32x4x4,
+    forward and backward, they take twice as long as the product (benchmarks/results/allocator.md).
 
     >>> x = torch.arange(16.0).view(1, 1, 4, 4)
     >>> MeanPool(4, 4)(x).flatten().tolist(), nn.AvgPool2d(2)(x).flatten().tolist()
@@ -48,10 +48,18 @@ class MeanPool(nn.AvgPool2d):
         self.means = nn.functional.avg_pool2d(pixels.view(-1, 1, height, width), 2).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or not len(self.means) or not x.is_contiguous():
+        known = x.ndim == 4 and x.shape[2:] == (self.height, self.width)
+        if not (known and len(self.means) and x.device.type == "cpu"):
             return super().forward(x)
-        means = x.reshape(-1, self.height * self.width) @ self.means.to(x.dtype)
-        return means.view(*x.shape[:-2], self.height // 2, self.width // 2)
+        count, channels, height, width = x.shape
+        means = self.means.to(x.dtype)
+        if x.is_contiguous():
+            return (x.reshape(-1, height * width) @ means).view(count, channels, height // 2, width // 2)
+        rows = x.permute(0, 2, 3, 1)
+        if rows.is_contiguous():
+            pooled = means.T @ rows.view(count, height * width, channels)
+            return pooled.view(count, height // 2, width // 2, channels).permute(0, 3, 1, 2)
+        return super().forward(x)
 
 
 def small_cnn(shape: ImageShape, classes: int, width: int = 16) -> nn.Module:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,12 +56,11 @@ def granulated_kendall(
         first, second = _pairs(codes_of(list(zip(*others, strict=True))), codes[name])
         signs = np.sign(left[first] - left[second]) * np.sign(right[first] - right[second])
         size = cluster_count(configuration)
-        place = (configuration[first], configuration[second])
-        sums, pairs = np.zeros((size, size)), np.zeros((size, size))
-        np.add.at(sums, place, signs)
-        np.add.at(pairs, place, 1.0)
+        place = configuration[first] * size + configuration[second]
+        pairs = np.bincount(place, minlength=size * size)
+        sums = np.bincount(place, signs, minlength=size * size)
         with np.errstate(invalid="ignore", divide="ignore"):
-            values = quadratic(counts, sums) / quadratic(counts, pairs)
+            values = np.divide(*(quadratic(counts, _table(each, size)) for each in (sums, pairs)))
         found[name] = summarise_draws(values, len(left), size)
         if np.isfinite(values[0]):  # an axis along which no two runs can be compared says nothing
             totals.append(values)
@@ -74,7 +75,7 @@ def _pairs(groups: NDArray[np.intp], axis: NDArray[np.intp]) -> tuple[NDArray[np
     ends = np.flatnonzero(np.r_[np.diff(groups[order]) != 0, True]) + 1
     first, second = [], []
     for members in np.split(order, ends[:-1]) if len(order) else []:
-        one, other = np.triu_indices(len(members), 1)
+        one, other = _upper(len(members))
         first.append(members[one])
         second.append(members[other])
     if not first:
@@ -82,3 +83,13 @@ def _pairs(groups: NDArray[np.intp], axis: NDArray[np.intp]) -> tuple[NDArray[np
     left, right = np.concatenate(first), np.concatenate(second)
     differ = axis[left] != axis[right]
     return left[differ], right[differ]
+
+
+def _table(flat: NDArray[Any], size: int) -> NDArray[np.float64]:
+    return flat.reshape(size, size).astype(np.float64)
+
+
+@lru_cache(maxsize=256)
+def _upper(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    # Thousands of groups have few sizes.
+    return np.triu_indices(count, 1)

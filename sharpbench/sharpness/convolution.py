@@ -78,6 +78,9 @@ class _ConvolutionGradient(Function):
         slope, inputs, weight = ctx.saved_tensors
         geometry, needs = ctx.geometry, ctx.needs_input_grad
         to_slope = to_inputs = to_weight = None
+        if by_x is not None and _is_channels_last(inputs):
+            # After a layer of one channel it may come in NCHW memory: results in both mix badly later on.
+            by_x = by_x.contiguous(memory_format=torch.channels_last)
         if needs[0]:
             parts: list[Tensor] = []
             if by_x is not None:
@@ -94,3 +97,10 @@ class _ConvolutionGradient(Function):
         if needs[2] and by_x is not None:
             to_weight = _derivatives(slope, by_x, weight, None, *geometry, [False, True, False])[1]
         return to_slope, to_inputs, to_weight, None, None
+
+
+def _is_channels_last(images: Tensor) -> bool:
+    """Whether they lie in NHWC memory, and not in NCHW as well."""
+    if images.ndim != 4 or images.is_contiguous():
+        return False
+    return images.is_contiguous(memory_format=torch.channels_last)

@@ -11,7 +11,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .kernels import Call, Variable, map_leaves
-from .straight_line import Program, compiled, fused, simplified
+from .straight_line import Program, compiled, fused, made_once, simplified
 
 
 class Tape(TorchDispatchMode):
@@ -91,4 +91,5 @@ class Tape(TorchDispatchMode):
         calls, wanted = simplified(self.calls, wanted, shapes)
         if fuse:
             calls = fused(calls, wanted, shapes)
-        return compiled(calls, self.inputs, wanted, self.constants)
+        calls, constants = made_once(calls, wanted, self.constants, self._held)
+        return compiled(calls, self.inputs, wanted, constants)

@@ -108,6 +108,32 @@ def _in_place(calls: Sequence[Call], made: dict[Variable, Call], outputs: Sequen
     return [Call(relu, c.arguments, c.options, c.results) if overwritten(c) else c for c in calls]
 
 
+def made_once(
+    calls: Sequence[Call],
+    outputs: Sequence[Variable],
+    constants: dict[Variable, Tensor],
+    held: Sequence[Tensor],
+) -> tuple[list[Call], dict[Variable, Tensor]]:
+    """The calls that every run needs, and the constants with what the others made.
+
+    A view of a constant follows its values, and ones stay ones, where no kernel writes on them.
+
+    Args:
+        held: what each variable was when the calls were written down.
+    """
+    found, rest = dict(constants), []
+    written = {v for call in calls if call.operator._schema.is_mutable for v in call.inputs}
+    for call in calls:
+        view = call.operator.is_view and bool(call.inputs) and all(v in found for v in call.inputs)
+        ones = call.operator is aten.ones_like.default
+        kept = {v for v in call.results if v is not None}
+        if (view or ones) and kept.isdisjoint(outputs) and kept.isdisjoint(written):
+            found.update({v: held[v.index].detach() for v in kept})
+        else:
+            rest.append(call)
+    return rest, found
+
+
 def compiled(
     calls: Sequence[Call],
     inputs: Sequence[Variable],

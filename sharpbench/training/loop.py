@@ -164,7 +164,7 @@ def base_optimizer(model: nn.Module, task: TaskSpec, method: OptimizerSpec) -> O
     kind = (entry.base if entry else "") or task.base
     named = list(model.named_parameters())
     if kind == "adamw":
-        return torch.optim.AdamW(named, lr=task.lr, weight_decay=task.weight_decay)
+        return torch.optim.AdamW(named, lr=task.lr, weight_decay=task.weight_decay, fused=True)
     return torch.optim.SGD(
         named, lr=task.lr, momentum=task.momentum, weight_decay=task.weight_decay, fused=True
     )

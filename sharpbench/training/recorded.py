@@ -26,8 +26,8 @@ class RecordedGradient:
     autograd goes on.
 
     Args:
-        model: in training mode. Its parameters and buffers are read and written where they lie, so they may
-            change in place but not be exchanged.
+        model: in training mode. Its parameters and buffers are read and written where they lie; when a
+            parameter moves to other memory (``p.data = …``), all is recorded anew.
         loss: (logits, labels) → mean loss.
 
     Example:
@@ -47,10 +47,15 @@ class RecordedGradient:
         self.replays = 0
         self._programs: dict[object, Program | None] = {}
         self._trusted: set[object] = set()
+        self._places = self._memory()
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and logits, without graph; the gradients are in ``p.grad``."""
         kind = x.shape, y.shape, x.dtype
+        if self._places != (places := self._memory()):
+            self._places = places
+            self._programs.clear()
+            self._trusted.clear()
         if kind not in self._programs:
             loss, logits, self._programs[kind] = self._record(x, y)
             return loss, logits
@@ -65,6 +70,9 @@ class RecordedGradient:
         for p, gradient in zip(self.parameters, gradients, strict=True):
             p.grad = gradient
         return loss, logits
+
+    def _memory(self) -> list[int]:
+        return [p.data_ptr() for p in self.parameters]
 
     def _evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         for p in self.parameters:

@@ -263,3 +263,42 @@ def test_a_tape_of_something_else() -> None:
     assert len([n for n in names if n.startswith("f")]) == 2  # a sum, a product
     assert tape.program([torch.zeros(2)]) is None
     assert tape.unfit
+
+
+def test_a_parameter_in_other_memory_is_recorded_anew() -> None:
+    model = build_model("mlp", (1, 8, 8), 10)
+    recorded = RecordedGradient(model, cross_entropy)
+    x, y = examples()
+    for _ in range(3):
+        recorded(x, y)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.data = p.data * 2
+    found = [recorded(x, y)[0] for _ in range(4)]
+    gradients = [p.grad for p in model.parameters()]
+    model.zero_grad()
+    expected = cross_entropy(model(x), y)
+    expected.backward()
+    assert all(torch.equal(loss, expected) for loss in found)
+    assert all(torch.equal(g, p.grad) for g, p in zip(gradients, model.parameters(), strict=True))
+    assert recorded.replays == 3  # one before, two after the new recording and its comparison
+
+
+def test_views_of_constants_are_made_once_and_follow_their_values() -> None:
+    weight, x = torch.randn(3, 2), torch.randn(4, 2)
+    with torch.no_grad(), Tape([x]) as tape:
+        y = x @ weight.t()
+    program = tape.program([y])
+    assert program is not None
+    assert {"f0", "f1"}.intersection(program.__code__.co_names) == {"f0"}  # the product alone
+    weight.mul_(2)
+    assert torch.equal(program(x)[0], x @ weight.t())
+
+
+def test_ones_that_are_written_on_are_made_anew() -> None:
+    x = torch.randn(3)
+    with torch.no_grad(), Tape([x]) as tape:
+        y = torch.ones_like(x).add_(x)
+    program = tape.program([y])
+    assert program is not None
+    assert all(torch.equal(program(v)[0], 1 + v) for v in (x, x, x + 1))
