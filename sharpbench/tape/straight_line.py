@@ -116,7 +116,7 @@ def made_once(
 ) -> tuple[list[Call], dict[Variable, Tensor]]:
     """The calls that every run needs, and the constants with what the others made.
 
-    A view of a constant follows its values, and ones stay ones, where no kernel writes on them.
+    What lies in a constant's memory follows its values, and ones stay ones, where no kernel writes on them.
 
     Args:
         held: what each variable was when the calls were written down.
@@ -124,9 +124,11 @@ def made_once(
     found, rest = dict(constants), []
     written = {v for call in calls if call.operator._schema.is_mutable for v in call.inputs}
     for call in calls:
-        view = call.operator.is_view and bool(call.inputs) and all(v in found for v in call.inputs)
-        ones = call.operator is aten.ones_like.default
         kept = {v for v in call.results if v is not None}
+        view = call.operator.is_view and bool(call.inputs) and all(v in found for v in call.inputs)
+        # Some operators give a view or a copy, as the memory allows.
+        view = view and len({held[v.index].untyped_storage().data_ptr() for v in (*call.inputs, *kept)}) == 1
+        ones = call.operator is aten.ones_like.default
         if (view or ones) and kept.isdisjoint(outputs) and kept.isdisjoint(written):
             found.update({v: held[v.index].detach() for v in kept})
         else:
