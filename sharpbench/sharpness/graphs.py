@@ -99,15 +99,19 @@ class GradientGraphs:
             return build(batch)
         sizes: dict[int, int] = {}
         own = {p.untyped_storage().data_ptr() for p in self.parameters}
+        # Handed to autograd by number: a node that held its own result would never be freed.
+        saved: list[Tensor] = []
 
-        def count(saved: Tensor) -> Tensor:
-            storage = saved.untyped_storage()
+        def pack(tensor: Tensor) -> int:
+            storage = tensor.untyped_storage()
             if storage.data_ptr() not in own:
                 sizes[storage.data_ptr()] = storage.nbytes()
-            return saved
+            saved.append(tensor)
+            return len(saved) - 1
 
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda saved: saved):
+        with torch.autograd.graph.saved_tensors_hooks(pack, saved.__getitem__):
             build(batch)
+        saved.clear()
         self.bytes_per_example = sum(sizes.values()) / batch.count
         # Without hooks from now on: they would cost every product a little.
         return build(batch)
