@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -138,10 +137,10 @@ def test_link_finds_the_built_in_relation(digits_report: Report) -> None:
     )
 
 
-def test_two_hundred_and_forty_runs_in_time(make_out) -> None:
+def test_two_hundred_and_forty_runs(make_out) -> None:
     names = tuple(f"optimizer-{i}" for i in range(20))
     out, _ = make_out(optimizers=names, noises=(0.0, 0.2, 0.4), seeds=4, faults=False, points=101)
-    start = time.process_time()
     report = render(out)
     assert len(report.frames.done) == 240
-    assert time.process_time() - start < 8
+    # Figures of so many runs are pictures: a vector each would be tens of megabytes.
+    assert report.page.stat().st_size < 3e6
