@@ -32,8 +32,8 @@ def mlp(shape: ImageShape, classes: int, widths: tuple[int, ...] = (256, 256)) -
 class MeanPool(nn.AvgPool2d):
     """``AvgPool2d(2)``; small maps on a CPU go through a matrix product.
 
-    torch's kernels are not vectorised, forward in NCHW memory, backward in either: on 64 maps of 32x4x4,
-    forward and backward, they take twice as long as the product (benchmarks/results/allocator.md).
+    torch's kernel for NCHW memory is not vectorised: on 64 maps of 32x4x4, forward and backward, it takes
+    twice as long as the product (benchmarks/results/allocator.md). In NHWC memory the slow one is backward.
 
     >>> x = torch.arange(16.0).view(1, 1, 4, 4)
     >>> MeanPool(4, 4)(x).flatten().tolist(), nn.AvgPool2d(2)(x).flatten().tolist()

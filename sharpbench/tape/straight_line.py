@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -122,13 +122,19 @@ def made_once(
         held: what each variable was when the calls were written down.
     """
     found, rest = dict(constants), []
+
+    def places(variables: Iterable[Variable]) -> set[int]:
+        return {held[v.index].untyped_storage().data_ptr() for v in variables}
+
     written = {v for call in calls if call.operator._schema.is_mutable for v in call.inputs}
+    # By memory: what is written on, or given away, may be a view of the ones.
+    taken = places(written.union(outputs))
     for call in calls:
         kept = {v for v in call.results if v is not None}
         view = call.operator.is_view and bool(call.inputs) and all(v in found for v in call.inputs)
         # Some operators give a view or a copy, as the memory allows.
-        view = view and len({held[v.index].untyped_storage().data_ptr() for v in (*call.inputs, *kept)}) == 1
-        ones = call.operator is aten.ones_like.default
+        view = view and len(places({*call.inputs, *kept})) == 1
+        ones = call.operator is aten.ones_like.default and taken.isdisjoint(places(kept))
         if (view or ones) and kept.isdisjoint(outputs) and kept.isdisjoint(written):
             found.update({v: held[v.index].detach() for v in kept})
         else:

@@ -302,3 +302,17 @@ def test_ones_that_are_written_on_are_made_anew() -> None:
     program = tape.program([y])
     assert program is not None
     assert all(torch.equal(program(v)[0], 1 + v) for v in (x, x, x + 1))
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_ones_are_made_anew_where_a_view_of_them_is_written_on_or_given_away(given: bool) -> None:
+    x = torch.randn(3)
+    with torch.no_grad(), Tape([x]) as tape:
+        view = torch.ones_like(x).view(3, 1)
+        y = view if given else view.add_(1) * x
+    program, expected = tape.program([y]), y.clone()
+    assert program is not None
+    for _ in range(3):
+        (found,) = program(x)
+        assert torch.equal(found, expected)
+        found.add_(1)
