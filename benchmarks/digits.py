@@ -1,8 +1,9 @@
 """How long suites/digits.toml takes against an earlier commit: both trees in turn, on the same machine.
 
-Run: ``python benchmarks/digits.py COMMIT`` (half an hour on two cores; ``--seeds 1`` for a fifth of that), on
+Run: ``python benchmarks/digits.py COMMIT`` (50 minutes on two cores; ``--seeds 1`` for a fifth of that), on
 a quiet machine. Each tree runs its own suite, one seed at a time, by its own ``sharpbench run --workers 2``
-with its report. Writes benchmarks/results/digits.md.
+with its report; where tcmalloc or jemalloc is installed, this tree runs it a second time with the system's
+allocator, which is what a machine without them has. Writes benchmarks/results/digits.md.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sharpbench.allocator import installed_allocator
+
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "digits.md"
 Figures = dict[tuple[str, ...], float]
@@ -31,12 +34,12 @@ def tree(commit: str, place: Path) -> Path:
     return place
 
 
-def one_seed(place: Path, seed: int) -> tuple[float, float, Figures]:
+def one_seed(place: Path, seed: int, allocator: str) -> tuple[float, float, Figures]:
     """Wall and CPU seconds of the tree's suite for one seed, and the test accuracy of every run."""
     text = (place / "suites" / "digits.toml").read_text()
     suite = place / "suites" / f"digits_{seed}.toml"
     suite.write_text(re.sub(r"^seed = .*$", f"seed = [{seed}]", text, flags=re.MULTILINE))
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONPATH": str(place)}
+    environment = os.environ | {"PYTHONPATH": str(place), "SHARPBENCH_ALLOCATOR": allocator}
     command = [sys.executable, "-m", "sharpbench.cli", "run", str(suite), "--workers", "2"]
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(command, cwd=place, env=environment, check=True, stdout=subprocess.DEVNULL)
@@ -63,48 +66,70 @@ def main() -> None:
     parser.add_argument("commit", help="the earlier state to compare with")
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
+    better = installed_allocator()
+    # name of the column, commit, SHARPBENCH_ALLOCATOR
+    cases = [("then", options.commit, ""), ("now", "HEAD", "")]
+    if better:
+        cases.append(("now, system's allocator", "HEAD", "system"))
     rows, differences, equal = [], [], 0
     with tempfile.TemporaryDirectory() as temporary:
-        trees = [tree(options.commit, Path(temporary, "then")), tree("HEAD", Path(temporary, "now"))]
+        trees = [tree(commit, Path(temporary, str(i))) for i, (_, commit, _) in enumerate(cases)]
         for seed in range(options.seeds):
-            order = (0, 1) if seed % 2 == 0 else (1, 0)
-            measured = {which: one_seed(trees[which], seed) for which in order}
-            then, now = measured[0], measured[1]
-            rows.append((then[0], now[0], then[1], now[1]))
-            for key in then[2].keys() & now[2].keys():
-                differences.append(100 * (now[2][key] - then[2][key]))
-                equal += then[2][key] == now[2][key]
-            print(seed, *(f"{value:.1f}" for value in rows[-1]), flush=True)
-    table = np.array(rows)
-    total, ratio = table.sum(0), table[:, 0] / table[:, 1]
+            # The order turns, so that no case always runs first.
+            order = [(seed + i) % len(cases) for i in range(len(cases))]
+            measured = {which: one_seed(trees[which], seed, cases[which][2]) for which in order}
+            (*_, then), (*_, now) = measured[0], measured[1]
+            rows.append([measured[which][:2] for which in range(len(cases))])
+            for key in then.keys() & now.keys():
+                differences.append(100 * (now[key] - then[key]))
+                equal += then[key] == now[key]
+            if any(measured[which][2] != now for which in range(2, len(cases))):
+                raise SystemExit("error: the allocator changes accuracies, which it must not")
+            print(seed, *(f"{wall:.1f}" for wall, _ in rows[-1]), flush=True)
+    RESULTS.write_text(page(options.commit, [name for name, *_ in cases], np.array(rows), differences, equal))
+    print(RESULTS.read_text())
+
+
+def page(commit: str, names: list[str], rows: np.ndarray, differences: list[float], equal: int) -> str:
+    """``rows``: wall and CPU seconds, (seeds, cases, 2); the first case is the earlier commit."""
+    ratio = rows[:, :1, 0] / rows[:, 1:, 0]
+    total = rows.sum(0)
     error = np.std(differences, ddof=1) / len(differences) ** 0.5
-    name = subprocess.run(
-        ["git", "-C", str(ROOT), "log", "-1", "--format=%h of %ad", "--date=short", options.commit],
+    which = subprocess.run(
+        ["git", "-C", str(ROOT), "log", "-1", "--format=%h of %ad", "--date=short", commit],
         check=True,
         capture_output=True,
         text=True,
     ).stdout.strip()
+
+    def line(name: object, cells: np.ndarray) -> str:
+        texts = [f"{wall:.0f} | {cpu:.0f}" for wall, cpu in cells]
+        texts += [f"{cells[0, 0] / wall:.2f}" for wall, _ in cells[1:]]
+        return " | ".join([f"| {name}", *texts]) + " |"
+
+    heads = [f"{name}: wall (s) | CPU (s)" for name in names] + [f"then / {name}" for name in names[1:]]
     lines = [
         "# The digits suite, then and now",
         "",
-        f"`python benchmarks/digits.py {options.commit}`, 2 cores: {len(differences)} runs by commit {name} "
-        "and by this one, a seed at a time in turn, launch and report included.",
+        f"`python benchmarks/digits.py {commit}`, 2 cores: {len(differences)} runs by commit {which} "
+        "and by this one, a seed at a time in turn, launch and report included. Allocator of this one's "
+        f"workers: {installed_allocator() or 'the system its own'}.",
         "",
-        "| seed | wall then (s) | wall now (s) | ratio | CPU then (s) | CPU now (s) |",
-        "|---|---|---|---|---|---|",
+        "| seed | " + " | ".join(heads) + " |",
+        "|---" * (1 + 2 * len(names) + len(names) - 1) + "|",
+        *(line(seed, cells) for seed, cells in enumerate(rows)),
+        line("all", total),
+        "",
         *(
-            f"| {seed} | {a:.0f} | {b:.0f} | {a / b:.2f} | {c:.0f} | {d:.0f} |"
-            for seed, (a, b, c, d) in enumerate(rows)
+            f"Then / {name}: {total[0, 0] / total[1 + i, 0]:.2f} times (by seed {ratio[:, i].min():.2f} to "
+            f"{ratio[:, i].max():.2f})."
+            for i, name in enumerate(names[1:])
         ),
-        f"| all | {total[0]:.0f} | {total[1]:.0f} | {total[0] / total[1]:.2f} "
-        f"| {total[2]:.0f} | {total[3]:.0f} |",
         "",
-        f"As fast: {total[0] / total[1]:.2f} times (by seed {ratio.min():.2f} to {ratio.max():.2f}). Test "
-        f"accuracy, now less then: {np.mean(differences):+.3f} ± {error:.3f} points (mean and standard error "
-        f"of the runs; {equal} of {len(differences)} equal).",
+        f"Test accuracy, now less then: {np.mean(differences):+.3f} ± {error:.3f} points (mean and standard "
+        f"error of the runs; {equal} of {len(differences)} equal).",
     ]
-    RESULTS.write_text("\n".join(lines) + "\n")
-    print(RESULTS.read_text())
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
