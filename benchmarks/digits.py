@@ -111,9 +111,9 @@ def page(commit: str, names: list[str], rows: np.ndarray, differences: list[floa
     lines = [
         "# The digits suite, then and now",
         "",
-        f"`python benchmarks/digits.py {commit}`, 2 cores: {len(differences)} runs by commit {which} "
-        "and by this one, a seed at a time in turn, launch and report included. Allocator of this one's "
-        f"workers: {installed_allocator() or 'the system its own'}.",
+        f"`python benchmarks/digits.py {commit}`, 2 cores: {len(differences)} runs (those that diverged in "
+        f"neither) by commit {which} and by this one, a seed at a time in turn, launch and report included. "
+        f"Allocator of this one's workers: {installed_allocator() or 'the system its own'}.",
         "",
         "| seed | " + " | ".join(heads) + " |",
         "|---" * (1 + 2 * len(names) + len(names) - 1) + "|",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from .splits import Dataset, Split
 
@@ -19,6 +17,10 @@ def digits() -> Dataset:
     >>> len(data.train), len(data.test), data.shape, data.classes
     (898, 899, (1, 8, 8), 10)
     """
+    # Here: scikit-learn takes half a second to import, which commands that load no data should not pay.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     bunch = load_digits()
     images = torch.from_numpy(bunch.images.astype(np.uint8)).unsqueeze(1)
     labels = torch.from_numpy(bunch.target.astype(np.int64))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 Array = NDArray[np.float64]
 
@@ -113,7 +113,7 @@ def t_quantile(degrees: float) -> float:
     >>> round(t_quantile(4), 3), round(t_quantile(1e9), 2)
     (2.776, 1.96)
     """
-    return float(stats.t.ppf(0.975, degrees)) if degrees >= 1 else math.inf
+    return float(special.stdtrit(degrees, 0.975)) if degrees >= 1 else math.inf
 
 
 def jackknife(statistic: Callable[[NDArray[np.intp]], float], count: int) -> tuple[float, float, float]:
