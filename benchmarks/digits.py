@@ -66,10 +66,9 @@ def main() -> None:
     parser.add_argument("commit", help="the earlier state to compare with")
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
-    better = installed_allocator()
     # name of the column, commit, SHARPBENCH_ALLOCATOR
     cases = [("then", options.commit, ""), ("now", "HEAD", "")]
-    if better:
+    if installed_allocator():
         cases.append(("now, system's allocator", "HEAD", "system"))
     rows, differences, equal = [], [], 0
     with tempfile.TemporaryDirectory() as temporary:

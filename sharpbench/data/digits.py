@@ -17,7 +17,7 @@ def digits() -> Dataset:
     >>> len(data.train), len(data.test), data.shape, data.classes
     (898, 899, (1, 8, 8), 10)
     """
-    # Here: scikit-learn takes half a second to import, which commands that load no data should not pay.
+    # Here: with what it imports, a second that commands which load no data should not pay.
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

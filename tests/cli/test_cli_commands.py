@@ -299,6 +299,14 @@ def test_help_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
     assert all(verb in output for verb in ("run", "status", "report", "validate", "list", "demo", "version"))
 
 
+def test_reading_a_suite_does_not_load_its_data_library() -> None:
+    code = (
+        "import sys, sharpbench.bench.suite as s; s.read_suite('quickstart'); print('sklearn' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False", done.stdout
+
+
 def test_ctrl_c_keeps_what_is_done_and_run_goes_on(tmp_path: Path, finished: tuple[Path, Result]) -> None:
     (tmp_path / "small.toml").write_text(SMALL)
     process = command("run", "small.toml", "--workers", 1, "--device", "cpu", cwd=tmp_path)
