@@ -46,7 +46,7 @@ def random_start_bound(diagonal: Array, couplings: Array, dimension: int, failur
         start = float(_largest_node(diagonal, couplings[:-1]))
     else:
         start = float(diagonal[0])
-    width = max(float(np.abs(couplings).max()), 1e-12 * max(abs(start), 1e-300), 1e-300)
+    width = max(float(np.abs(couplings).max()), 1e-12 * abs(start))
     low, step = start, 1e-3 * width
     while _christoffel_sum(low + step, diagonal, couplings, limit) < limit:
         low, step = low + step, 2 * step
@@ -108,7 +108,8 @@ def complement_bounds(basis: KrylovBasis, gram: Array) -> tuple[float, float]:
 def chain_coefficients(basis: KrylovBasis, start: int, end: int) -> tuple[Array, Array]:
     """Diagonal and couplings of the chain of basis vectors ``start ... end-1``, the last one outwards."""
     block = basis.projected[start:end, start:end]
-    outward = max(basis.coupling_beyond(end - 1), basis.rounding())
+    # Of a matrix of zeros not even rounding is left; the bound then lies at zero but for this.
+    outward = max(basis.coupling_beyond(end - 1), basis.rounding(), 1e-150)
     return np.diag(block).copy(), np.append(np.abs(np.diag(block, 1)), outward)
 
 
@@ -147,8 +148,10 @@ def _christoffel_sum(x: float, diagonal: Array, couplings: Array, limit: float) 
     before, here, total = 0.0, 1.0, 1.0
     back = 0.0
     for alpha, beta in zip(diagonal, couplings, strict=True):
-        before, here = here, ((x - alpha) * here - back * before) / beta
+        before, here = here, ((x - alpha) * here - back * before) / max(beta, 1e-150)
         back = beta
+        if not abs(here) < 1e100:
+            return np.inf
         total += here * here
         if total > limit:
             break

@@ -54,12 +54,12 @@ class ProbedSpectrum(Spectrum):
         self.moments, self.covariance = self._moments()
         #: no eigenvalue of the complement lies below ``-beyond[0]`` or above ``beyond[1]``
         self.beyond = complement_bounds(basis, probes.gram())
-        self._chain, self._few = chain, few
+        self._chain, self.probes_only = chain, few
 
     @cached_property
     def quadrature(self) -> ChainQuadrature | MomentQuadrature:
         """What functionals are summed with; made when the first one is asked for."""
-        if self._few:
+        if self.probes_only:
             return self._moment_quadrature()
         return ChainQuadrature.of_chain(self.basis, self._chain, self.ritz, *self.beyond)
 
@@ -145,7 +145,9 @@ class ProbedSpectrum(Spectrum):
         converged = max(ends[1] - value, value - ends[0]) <= limit
         note = ""
         if not converged:
-            note = "a Ritz value, not settled: the interval reaches to what the random starts and probes exclude"
+            note = "a Ritz value, not settled: the interval reaches to what random starts and probes exclude"
+            if self.probes_only:
+                note += "; no outliers, few products (ask with eigenvalues=k)"
         # Not a standard deviation: half the width of a bound, on the same scale.
         error = 0.5 * (ends[1] - ends[0]) / t_quantile(math.inf)
         return Estimate(name, value, error, ends[0], ends[1], self.hvps, converged, note)

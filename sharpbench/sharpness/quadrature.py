@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -57,7 +59,6 @@ class ChainQuadrature:
     dimension: int
     rounding: float
     support: tuple[float, float]
-    _cell: list[Array] = field(default_factory=list)
 
     @classmethod
     def of_chain(
@@ -80,8 +81,10 @@ class ChainQuadrature:
         nodes, vectors = np.linalg.eigh(basis.projected[:length, :length])
         unsure = np.abs(vectors[-1]) * last > KNOWN_RESIDUAL * np.abs(nodes)
         settled = ritz.residuals <= KNOWN_RESIDUAL * np.abs(ritz.values)
-        above = _threshold(nodes[unsure], ritz.values[~settled], high)
-        below = _threshold(-nodes[unsure], -ritz.values[~settled], low)
+        # The same eigenvalue comes out of two matrices with different rounding.
+        slack = basis.rounding() + 1e-12 * float(np.abs(nodes).max())
+        above = _threshold(nodes[unsure], ritz.values[~settled], high) + slack
+        below = _threshold(-nodes[unsure], -ritz.values[~settled], low) + slack
         known = ritz.values[(ritz.values > above) | (ritz.values < -below)]
         bulk = _within(gauss, -below, above)
         if bulk is None:  # nothing is left to carry the remaining dimension: keep every node
@@ -89,7 +92,6 @@ class ChainQuadrature:
         spread: list[Rule] = []
         around: list[Rule] = []
         if complete and last > 2 * basis.rounding():  # else the chain has ended: its rule is the measure
-            slack = basis.rounding()
             longer = np.append(diagonal, diagonal[-1])
             candidates = possible_rules(longer, outward, nodes[0] - slack - low, nodes[-1] + slack + high)
             candidates.append(gauss)
@@ -123,43 +125,44 @@ class ChainQuadrature:
             covariance: of those two, shape ``(2, 2)``.
             steep_at_zero: f has a kink or a narrow peak at zero.
         """
-        nodes, weights = self.gauss.nodes, self.gauss.weights
+        mass = float(self.dimension - len(self.known))
+        rules = self.rules or (_scaled(self.gauss, mass),)
+        nodes = np.concatenate([rule.nodes for rule in rules])
+        weights = np.concatenate([rule.weights for rule in rules])
         # A bulk of rounding errors around zero must not set the unit.
         scale = max(float(np.abs(nodes).max()), self.rounding) or 1.0
         values = np.asarray(f(nodes), dtype=np.float64)
-        root = np.sqrt(weights)[:, None]
-        coefficients = np.linalg.lstsq(root * _powers(nodes / scale), root[:, 0] * values, rcond=1e-10)[0]
+        root = np.sqrt(weights)
+        coefficients = np.linalg.lstsq(root[:, None] * _powers(nodes / scale), root * values, rcond=1e-10)[0]
 
         def misfit(points: Array) -> Array:
             found = np.asarray(f(points), dtype=np.float64) - _powers(points / scale) @ coefficients
             return np.asarray(found)
 
         rest = np.array(
-            [
-                self.dimension - len(self.known),
-                (moments[0] - self.known.sum()) / scale,
-                (moments[1] - (self.known**2).sum()) / scale**2,
-            ]
+            [mass, (moments[0] - self.known.sum()) / scale, (moments[1] - (self.known**2).sum()) / scale**2]
         )
         base = float(rest @ coefficients) + (float(np.sum(f(self.known))) if len(self.known) else 0.0)
-        own = weights * (rest[0] / weights.sum())
-        found = [float(rule.weights @ misfit(rule.nodes)) for rule in self.rules] or [float(own @ misfit(nodes))]
+        found = [float(rule.weights @ misfit(rule.nodes)) for rule in rules]
         value = float(np.mean(found))
         found += [float(rule.weights @ misfit(rule.nodes)) for rule in self.near_zero]
         if steep_at_zero and self.near_zero:
             zero = self.near_zero[0]
             index = int(np.abs(zero.nodes).argmin())
-            spread = float(misfit(self.cell()).mean() - misfit(zero.nodes[[index]])[0])
-            value = float(zero.weights @ misfit(zero.nodes)) + float(zero.weights[index]) * spread
+            spread = float(misfit(self.cell.points()).mean() - misfit(zero.nodes[[index]])[0])
+            at_zero = float(zero.weights @ misfit(zero.nodes)) + float(zero.weights[index]) * spread
+            # For a smooth density the mean of all rules is better: positions of the nodes average out.
+            smooth = self.cell.exponent**2
+            value = smooth * value + (1 - smooth) * at_zero
         lowest, highest = min(found), max(found)
         value = min(max(value, lowest), highest)
-        shaken = [np.abs(misfit(nodes + side) - misfit(nodes)) for side in (-self.shake, self.shake)]
-        rounding = float(own @ np.maximum(*shaken))
-        slopes = coefficients[1:] / np.array([scale, scale**2])
+        shaken = (np.abs(misfit(rules[-1].nodes + s) - misfit(rules[-1].nodes)) for s in (-self.shake, self.shake))
+        rounding = float(rules[-1].weights @ np.maximum(*shaken))
         # A node may stand for a single eigenvalue: its weight, a squared normal deviate, is then no measure of
-        # its own variance where it came out small.
-        variance = 2 * float(np.maximum(weights, 1.0) @ misfit(nodes) ** 2) + float(slopes @ covariance @ slopes)
-        error = float(np.sqrt(max(variance, 0.0)))
+        # its own variance where it came out small. The Gauss rule alone may miss where f - p is large.
+        squares = max(float(np.maximum(rule.weights, 1.0) @ misfit(rule.nodes) ** 2) for rule in rules)
+        slopes = coefficients[1:] / np.array([scale, scale**2])
+        error = math.sqrt(max(2 * squares + float(slopes @ covariance @ slopes), 0.0))
         return Functional(base + value, error, value - lowest + rounding, highest - value + rounding)
 
     def smoothed(self, kernel: Callable[[Array], Array]) -> tuple[Array, Array]:
@@ -174,12 +177,11 @@ class ChainQuadrature:
         bias = np.maximum(found.max(0) - value, value - found.min(0)) / 2
         return settled + value, np.sqrt(chance + bias**2)
 
-    def cell(self) -> Array:
-        """Points of equal weight for the mass at zero."""
-        if not self._cell:
-            rule = self.near_zero[0] if self.near_zero else self.gauss
-            self._cell.append(ZeroCell.around(rule, int(np.abs(rule.nodes).argmin())).points())
-        return self._cell[0]
+    @cached_property
+    def cell(self) -> ZeroCell:
+        """How the mass at zero is distributed."""
+        rule = self.near_zero[0] if self.near_zero else self.gauss
+        return ZeroCell.around(rule, int(np.abs(rule.nodes).argmin()))
 
     def weighted_nodes(self) -> tuple[Array, Array, Array]:
         """Nodes, positive weights that sum to d, and 1 where the node is a known eigenvalue."""

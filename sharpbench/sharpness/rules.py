@@ -34,7 +34,7 @@ def gauss_rule(diagonal: Array, couplings: Array) -> Rule:
     """
     if len(diagonal) == 1:
         return Rule(np.array(diagonal), np.ones(1))
-    nodes, vectors = linalg.eigh_tridiagonal(diagonal, couplings)
+    nodes, vectors, _ = linalg.lapack.dstevd(diagonal, couplings)
     return Rule(nodes, vectors[0] ** 2)
 
 

