@@ -88,4 +88,4 @@ class GaussNewton:
                 outputs, parameters, curved, retain_graph=True, allow_unused=True, materialize_grads=True
             )
             flat = torch.cat([piece.reshape(-1) for piece in result])
-            total[index].add_(flat.to(total.dtype), alpha=batch.count / surface.examples)
+            total[index].add_(flat.to(total.dtype), alpha=surface.share(batch))

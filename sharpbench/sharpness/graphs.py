@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -109,8 +110,16 @@ class GradientGraphs:
             saved.append(tensor)
             return len(saved) - 1
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, saved.__getitem__):
-            build(batch)
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(pack, saved.__getitem__):
+                build(batch)
+        except RuntimeError as error:
+            # Under such hooks torch.func, used inside the model, refuses to run. The graph is then taken
+            # for too large to keep another beside it.
+            if "saved tensor hooks" not in str(error):
+                raise
+            self.bytes_per_example = math.inf
+            return build(batch)
         saved.clear()
         self.bytes_per_example = sum(sizes.values()) / batch.count
         # Without hooks from now on: they would cost every product a little.

@@ -17,3 +17,11 @@ class SmallerBatches(MeasurementWarning):
 
 class MeasuredInEvalMode(MeasurementWarning):
     """Modules in train mode that act otherwise in eval mode: the surface is that of eval mode."""
+
+
+class LossDependsOnBatches(MeasurementWarning):
+    """Data came in batches whose losses are no weighted means over examples: L depends on how they were cut."""
+
+
+class ConstantDerivative(MeasurementWarning):
+    """The model differentiates in forward without create_graph=True: that derivative counts as a constant."""

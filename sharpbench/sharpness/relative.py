@@ -68,7 +68,7 @@ def scale_invariant_rows(surface: LossSurface, *, hvps: int = 50, seed: int = 0)
 def is_classification(surface: LossSurface) -> bool:
     """Whether cross-entropy of these outputs and labels is the surface's own loss."""
     batch = next(iter(surface.batches))
-    with surface.session(), torch.no_grad():
+    with surface.session(), surface.evaluate.values_only():
         outputs = surface.model(batch.inputs)
         labels = batch.targets
         if not (isinstance(outputs, torch.Tensor) and isinstance(labels, torch.Tensor)):
@@ -77,6 +77,7 @@ def is_classification(surface: LossSurface) -> bool:
             return False
         if int(labels.min()) < 0 or int(labels.max()) >= outputs.shape[1]:
             return False
+        outputs = outputs.detach()
         ours = float(surface.evaluate.loss_of(outputs, labels))
         return abs(ours - float(torch.nn.functional.cross_entropy(outputs, labels))) <= 1e-4 * max(
             1.0, abs(ours)
