@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -160,11 +160,7 @@ class Batches:
             return
         for item in self.iterable:
             if not (isinstance(item, tuple | list) and len(item) == 2):
-                raise must_be(
-                    "each batch", f"a pair {PAIR}", type(item).__name__,
-                    "for a loader of dicts: [(batch, batch['y']) for batch in loader], and a model that takes "
-                    "the dict",
-                )  # fmt: skip
+                raise must_be("each batch", f"a pair {PAIR}", *_unpaired(item))
             yield self._batch(item[0], item[1], alone=False)
 
     def sizes(self, whole: Batch) -> list[int]:
@@ -188,6 +184,15 @@ def _is_pair(data: Any) -> bool:
         return False
     batches = [isinstance(item, tuple | list) and len(item) == 2 for item in data]
     return not all(batches) or hasattr(data, "_fields")
+
+
+def _unpaired(item: Any) -> tuple[str, str]:
+    """What came instead of a pair, and how to make it one."""
+    if isinstance(item, Mapping):
+        return "a dict", "for example [(batch, batch['labels']) for batch in loader]: the model gets the dict"
+    if isinstance(item, tuple | list):
+        return f"{len(item)} values", "give the model several inputs as ((first, second), targets)"
+    return type(item).__name__, "without targets: (inputs, None)"
 
 
 def _count(inputs: Any, targets: Any, alone: bool) -> int:

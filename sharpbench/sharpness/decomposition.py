@@ -79,10 +79,10 @@ def find_mismatch(surface: LossSurface, batches: Batches, size: int) -> Mismatch
 def uneven(count: int) -> list[int]:
     """Sizes of uneven parts: 2, 4, 8, … and the rest.
 
-    >>> uneven(17), uneven(5), uneven(2)
-    ([2, 4, 8, 3], [2, 3], [1, 1])
+    >>> uneven(17), uneven(5), uneven(4)
+    ([2, 4, 8, 3], [2, 3], [1, 3])
     """
-    if count < 4:
+    if count < 5:
         return [1, count - 1]
     sizes, size = [], 2
     while count - sum(sizes) > size + 1:
@@ -145,7 +145,7 @@ def _by_outputs(
         # At a perfect fit every gradient is zero; mixtures of two examples' outputs are no perfect fit, and
         # stay within the domain of the loss (probabilities remain probabilities).
         other = torch.randperm(whole.count, generator=generator).to(outputs.device)
-        candidates.insert(0, 0.7 * outputs + 0.3 * outputs[other])
+        candidates.append(0.7 * outputs + 0.3 * outputs[other])
     for values in candidates:
         leaves: list[Tensor] = []
 
@@ -173,9 +173,11 @@ def _by_outputs(
             continue
         if math.isfinite(loss) and bool(torch.isfinite(gradient).all()):
             try:
-                return _compare(whole, evaluate, OUTPUT_TOLERANCE)
+                found = _compare(whole, evaluate, OUTPUT_TOLERANCE)
             except _NoLoss as error:
                 return Mismatch(str(error))
+            if found:
+                return found
     return None
 
 
@@ -220,10 +222,11 @@ def _compare(batch: Batch, evaluate: Callable[[int, int], Evaluated], tolerance:
         weights = 1.0
     if weighted.agrees(loss, gradient, weights, tolerance):
         return None
+    is_sum = batch.weigh != "sum" and plain.agrees(loss, gradient, 1.0, tolerance)
     return Mismatch(
-        f"the loss of {batch.count} examples is {loss:.6g}, but {weighted.loss / weights:.6g} by its parts"
-        + (" (and the gradients differ)" if math.isfinite(weighted.loss) else ""),
-        is_sum=batch.weigh != "sum" and plain.agrees(loss, gradient, 1.0, tolerance),
+        f"the loss of {batch.count} examples is {loss:.8g}, but that of their parts is "
+        f"{weighted.loss / weights:.8g}, and the gradients differ by {weighted.gap(gradient, weights):.2g} of their norm",
+        is_sum,
     )
 
 
@@ -250,3 +253,8 @@ class _Sum:
         return abs(self.loss / total - loss) <= tolerance * max(self.size / total, abs(loss)) and (
             gap <= tolerance * max(self.slope / total, float(gradient.norm()))
         )
+
+    def gap(self, gradient: Tensor, total: float) -> float:
+        """How far the gradients are apart, in units of the larger one."""
+        mean = self.gradient / total
+        return float((mean - gradient).norm()) / max(float(mean.norm()), float(gradient.norm()), 1e-300)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInput, must_be
 from .batches import Batch
+from .flat import whole
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -90,8 +91,7 @@ class Evaluator:
                 "the model's graph is freed before the loss is differentiated; does forward call backward(), or "
                 "autograd.grad without create_graph=True?"
             ) from error
-        # Embeddings may give sparse gradients; products and norms want them whole.
-        return loss.detach(), [p if p.layout == torch.strided else p.to_dense() for p in pieces]
+        return loss.detach(), whole(pieces)
 
     def gradient(self, batch: Batch) -> list[Tensor]:
         """The gradient of one batch."""

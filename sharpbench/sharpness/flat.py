@@ -45,6 +45,11 @@ def flatten(pieces: Sequence[Tensor]) -> Tensor:
     return torch.cat([piece.detach().reshape(-1) for piece in pieces])
 
 
+def whole(pieces: Sequence[Tensor]) -> list[Tensor]:
+    """Pieces of a gradient as ordinary tensors; embeddings may give sparse ones."""
+    return [piece if piece.layout == torch.strided else piece.to_dense() for piece in pieces]
+
+
 @dataclass
 class BatchMean:
     """``sum_b s_b t_b`` for k flat vectors at once, ``s_b`` the share of batch b in the loss; a term comes as

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ..errors import InvalidInput
+from .differences import displaced
+from .flat import flatten
 from .isolation import isolated
 from .memory import out_of_memory
-from .notices import ConstantDerivative
-from .subject import warn_once
 
 if TYPE_CHECKING:
     from .batches import Batch
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 # What a model computes does not depend on how many examples pass through it.
 EXAMPLES = 32
 TOLERANCE = 1e-4
+# Differences of single-precision losses are right to about a thousandth.
+WRONG_SLOPE = 0.02
 
 
 def differentiates_in_forward(surface: LossSurface) -> bool:
@@ -28,33 +31,38 @@ def differentiates_in_forward(surface: LossSurface) -> bool:
     Found by computing it on a few examples with and without: under ``no_grad`` such a model fails or gives
     something else.
 
-    Warns:
-        ConstantDerivative: forward takes derivatives without ``create_graph=True``.
+    Raises:
+        InvalidInput: model or loss fails on these data, or it takes derivatives without ``create_graph=True``, so that they count as constants and
+            the gradient is not that of the loss.
     """
     batch = next(iter(surface.batches))
     with isolated(surface.model, surface.parameters, "own"):
         few, watch = batch.first(EXAMPLES), _Watch()
         try:
-            with watch:
-                expected = float(surface.evaluate.loss(few).detach())
+            expected = _loss(surface, few, watch)
         except Exception as error:
             if isinstance(error, RuntimeError) and out_of_memory(error):
                 return False
             few, watch = batch, _Watch()  # a model or loss that takes no fewer
-            expected = _whole_loss(surface, few, watch)
-        if watch.constant:
-            warn_once(
-                surface,
-                ConstantDerivative,
-                "forward or loss_fn calls torch.autograd.grad without create_graph=True: what it returns counts "
-                "as a constant in gradient and Hessian; pass create_graph=True unless this is meant",
+            try:
+                expected = _loss(surface, few, watch)
+            except (InvalidInput, Warning, torch.OutOfMemoryError):
+                raise
+            except Exception as reason:
+                said = str(reason).partition("\n")[0]
+                raise InvalidInput(
+                    f"model and loss can't be evaluated on {batch.count} of these examples "
+                    f"({type(reason).__name__}: {said})"
+                ) from reason
+        if watch.constant and not _is_derivative(surface, few):
+            raise InvalidInput(
+                "forward or loss_fn calls torch.autograd.grad without create_graph=True, so that its result counts as "
+                "a constant and the gradient is not that of the loss; pass create_graph=True"
             )
-        if not watch.derivatives:
-            return _differs_without_grad(surface, few, expected)
-        return True
+        return watch.derivatives or _differs_without_grad(surface, few, expected)
 
 
-def _whole_loss(surface: LossSurface, batch: Batch, watch: _Watch) -> float:
+def _loss(surface: LossSurface, batch: Batch, watch: _Watch) -> float:
     with watch:
         return float(surface.evaluate.loss(batch).detach())
 
@@ -67,6 +75,23 @@ def _differs_without_grad(surface: LossSurface, few: Batch, expected: float) -> 
         return not out_of_memory(error)
     # Not a number on both sides is no difference; noise is for another check to refuse.
     return abs(found - expected) > TOLERANCE * abs(expected)
+
+
+def _is_derivative(surface: LossSurface, few: Batch) -> bool:
+    """Whether the loss changes as its gradient says, along the gradient mixed with a random direction."""
+    gradient = flatten(surface.evaluate.gradient(few)).to(surface.dtype)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(surface.dimension, generator=generator).to(gradient)
+    direction = gradient / gradient.norm().clamp_min(1e-30) + noise / noise.norm()
+    typical = float(surface.point().norm()) / surface.dimension**0.5
+    step = torch.finfo(surface.dtype).eps ** (1 / 3) * (1 + typical) / float(direction.norm())
+    losses = []
+    with displaced(surface.parameters, surface.split) as move:
+        for sign in (1, -1):
+            move(sign * step * direction)
+            losses.append(float(surface.evaluate.loss(few, double=True).detach()))
+    slope = (losses[0] - losses[1]) / (2 * step)
+    return abs(slope - float(gradient @ direction)) <= WRONG_SLOPE * max(abs(slope), float(gradient.norm()))
 
 
 class _Watch(TorchFunctionMode):

@@ -21,7 +21,3 @@ class MeasuredInEvalMode(MeasurementWarning):
 
 class LossDependsOnBatches(MeasurementWarning):
     """Data came in batches whose losses are no weighted means over examples: L depends on how they were cut."""
-
-
-class ConstantDerivative(MeasurementWarning):
-    """The model differentiates in forward without create_graph=True: that derivative counts as a constant."""

@@ -164,7 +164,7 @@ def _lists_examples(value: Any, count: int) -> bool:
     """Whether this is a list with one entry for each example, rather than several inputs with rows."""
     if not isinstance(value, tuple | list) or hasattr(value, "_fields") or len(value) != count:
         return False
-    return not any(isinstance(item, Tensor) and item.ndim and len(item) == count for item in value)
+    return not all(isinstance(item, Tensor) and item.ndim and len(item) == count for item in value)
 
 
 def _items(value: Any) -> list[Any]:

@@ -58,7 +58,9 @@ def select_parameters(model: nn.Module, params: str | Sequence[str]) -> list[nn.
         if p.is_meta:
             raise InvalidInput(f"parameter {name!r} is on the meta device and has no values; load weights first")
         if p.dtype not in (torch.float32, torch.float64):
-            raise must_be("parameters", "float32 or float64", f"{p.dtype} for {name!r}", _remedy(p))
+            raise InvalidInput(
+                f"parameters must be float32 or float64, but {name!r} is {p.dtype}; {_remedy(p)}"
+            )
         if p.device != chosen[0].device:
             raise must_be("parameters", "on one device", f"{chosen[0].device} and {p.device}")
     return chosen
@@ -66,10 +68,10 @@ def select_parameters(model: nn.Module, params: str | Sequence[str]) -> list[nn.
 
 def _remedy(parameter: torch.Tensor) -> str:
     if parameter.is_complex():
-        return "hold real and imaginary parts in a real parameter and use torch.view_as_complex in forward"
+        return "hold its real and imaginary parts in a real parameter, with torch.view_as_complex in forward"
     if parameter.is_floating_point():
         return "convert with model.float()"
-    return "whole numbers have no derivatives; leave it out with params="
+    return 'whole numbers have no derivatives, so leave it out: params="trainable"'
 
 
 def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
@@ -102,6 +104,16 @@ def _minds(module: nn.Module) -> bool:
     if isinstance(module, nn.MultiheadAttention):
         return bool(module.dropout > 0)
     return isinstance(module, nn.modules.dropout._DropoutNd) and bool(module.p > 0)
+
+
+def refuse_renormalising(model: nn.Module) -> None:
+    """Refuse embeddings with ``max_norm``: their forward changes the weights, so that L is no function of them."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            raise InvalidInput(
+                f"embedding {name!r} has max_norm={module.max_norm} and changes its weights in forward; shorten "
+                "them once and set max_norm=None"
+            )
 
 
 def refuse_sum(loss_fn: Callable[..., Any], weight: object = None) -> None:

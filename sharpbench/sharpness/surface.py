@@ -27,7 +27,7 @@ from .operator import dense
 from .shards import Shards
 from .spectrum import LARGEST_DENSE
 from .structures import map_tensors
-from .subject import refuse_sum, select_parameters, unwrap, warn_of_train_mode
+from .subject import refuse_renormalising, refuse_sum, select_parameters, unwrap, warn_of_train_mode
 
 Formulation = Literal["auto", "double_backward", "central_difference"]
 
@@ -63,12 +63,12 @@ class LossSurface:
     Warns:
         MeasuredInEvalMode: modules that act otherwise in eval mode came in train mode.
         LossDependsOnBatches: a list of batches whose losses are no weighted means over their examples.
-        ConstantDerivative: the model differentiates in ``forward`` without ``create_graph=True``.
 
     Raises:
         InvalidInput: no parameters or no data, half-precision weights, a loss that is not a scalar, not
             finite, or that differs on a second evaluation; a loss that ``batch_size`` or shards would change,
-            or that is a sum without ``weight="sum"``; an operator whose second derivative is missing or wrong.
+            or that is a sum without ``weight="sum"``; derivatives taken in ``forward`` without
+            ``create_graph=True``; an operator whose second derivative is missing or wrong.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -98,6 +98,7 @@ class LossSurface:
             raise unknown_name("formulation", formulation, ("auto", "double_backward", "central_difference"))
         refuse_sum(loss_fn, weight)
         self.model = unwrap(model)
+        refuse_renormalising(self.model)
         self.parameters = select_parameters(self.model, params)
         self.layout = Layout(self.parameters)
         self.dimension = self.layout.dimension
