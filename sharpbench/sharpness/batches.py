@@ -19,6 +19,7 @@ from .structures import has_rows, lengths, rows, to_device
 # What the loss of a batch is divided by: None for the number of examples.
 Weight = Literal["sum"] | Callable[[Any, Any], Any] | None
 PAIR = "(inputs, targets)"
+WHAT = "what weight(inputs, targets) returns"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class Batch:
         try:
             value = float(found)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise must_be("what weight(inputs, targets) returns", "one number", type(found).__name__) from error
+            raise must_be(
+                "what weight(inputs, targets) returns", "one number", type(found).__name__
+            ) from error
         if not (math.isfinite(value) and value >= 0):
             raise must_be("what weight(inputs, targets) returns", "finite and >= 0", value)
         return value
@@ -209,7 +212,11 @@ def _count(inputs: Any, targets: Any, alone: bool) -> int:
 
 def _is_constant(value: Any) -> bool:
     """Whether a value is the same for every example: a scalar, a name or nothing."""
-    return value is None or isinstance(value, int | float | str) or (isinstance(value, Tensor) and not value.ndim)
+    return (
+        value is None
+        or isinstance(value, int | float | str)
+        or (isinstance(value, Tensor) and not value.ndim)
+    )
 
 
 def _sizes(batch: Batch) -> str:

@@ -86,7 +86,7 @@ def measure(
 
     Args:
         model: any ``torch.nn.Module``; measured in eval mode and left as it was.
-        loss_fn: ``loss_fn(outputs, targets)``, a scalar; a mean over examples unless ``weight`` says otherwise.
+        loss_fn: ``loss_fn(outputs, targets)``, a scalar; a mean over examples unless ``weight`` is given.
         data: ``(inputs, targets)`` or a re-iterable of such batches, in a fixed order.
         measures: a name or names from :data:`MEASURES`. A group that can't be computed on this network has
             rows of nan with the reason in ``notes``, and the others stay.
@@ -179,7 +179,8 @@ def measure_layers(
     """Trace, Frobenius norm and top eigenvalue of every layer's own block of the Hessian.
 
     A layer is a module that holds parameters itself; a tied weight belongs to the first. ``hvps`` products
-    are spent on each; data, ``batch_size`` and ``weight`` as in :func:`measure`. The traces add up to the whole trace; the other two do not.
+    are spent on each; ``data``, ``batch_size`` and ``weight`` are those of :func:`measure`. The traces add up
+    to the whole trace; the other two do not.
 
     Returns:
         A frame with ``layer``, ``parameters`` (their number) and the card's columns.

@@ -12,7 +12,6 @@ from .decomposition import find_mismatch
 from .isolation import isolated
 from .memory import out_of_memory
 from .notices import LossDependsOnBatches
-from .structures import lengths
 from .subject import warn_once
 
 if TYPE_CHECKING:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ from .batches import Batch, Batches
 from .flat import flatten
 from .isolation import isolated
 from .memory import out_of_memory
+from .parts import Evaluated, Mismatch, NoLoss, compare
 from .structures import joined, map_tensors, tensors
 
 if TYPE_CHECKING:
@@ -27,26 +26,22 @@ LARGEST_OUTPUTS = 2**27
 # A loss reduced from outputs rounds in the last bits; kernels (TF32, other blockings) by more.
 OUTPUT_TOLERANCE, KERNEL_TOLERANCE = 2e-5, 5e-3
 
-ADVICE = (
-    "pass weight=, a function of (inputs, targets) that gives what the loss of a batch is divided by (the number "
-    "of unpadded tokens, the sum of the targets' class weights), or keep the data in one batch, which is the only "
-    "way where the loss compares examples with each other (contrastive) or the model mixes them"
-)
 
-Evaluated = tuple[float, Tensor]
+def halve(surface: LossSurface, batches: Batches) -> bool:
+    """Halve the batches of a surface if that does not change its loss; whether that was done.
 
-
-@dataclass(frozen=True)
-class Mismatch:
-    """Why the losses of the parts of a batch do not give its own loss; as text, one line with the remedy."""
-
-    reason: str
-    is_sum: bool = False
-
-    def __str__(self) -> str:
-        if self.is_sum:
-            return f'{self.reason}: the loss is a sum over examples; pass weight="sum"'
-        return f"{self.reason}; {ADVICE}"
+    The first time, losses of parts are compared with that of a whole; ``surface.indivisible`` keeps the
+    verdict.
+    """
+    before = batches.batch_size
+    if not batches.halve():
+        return False
+    if surface.indivisible is None:
+        surface.indivisible = str(find_mismatch(surface, batches, batches.batch_size or 1) or "")
+    if surface.indivisible:
+        batches.batch_size = before
+        return False
+    return True
 
 
 def find_mismatch(surface: LossSurface, batches: Batches, size: int) -> Mismatch | None:
@@ -66,29 +61,17 @@ def find_mismatch(surface: LossSurface, batches: Batches, size: int) -> Mismatch
     """
     generator = torch.Generator().manual_seed(0)
     with isolated(surface.model, surface.parameters, "own"):
-        for whole in islice((b for b in batches.wholes() if b.divisible), GIVEN_BATCHES):
+        divisible = (batch for batch in batches.wholes() if batch.divisible)
+        for index, whole in enumerate(islice(divisible, GIVEN_BATCHES)):
             outputs = _outputs(surface, whole, size)
             found = None if outputs is None else _by_outputs(surface, whole, outputs, generator)
-            for _ in range(DRAWS if outputs is None else 1):
+            # What a model does with a batch is seen on one; the losses, which are cheap, on several.
+            draws = 0 if index else 1
+            for _ in range(DRAWS if outputs is None else draws):
                 found = found or _by_parameters(surface, whole, size, generator)
             if found:
                 return found
     return None
-
-
-def uneven(count: int) -> list[int]:
-    """Sizes of uneven parts: 2, 4, 8, … and the rest.
-
-    >>> uneven(17), uneven(5), uneven(4)
-    ([2, 4, 8, 3], [2, 3], [1, 3])
-    """
-    if count < 5:
-        return [1, count - 1]
-    sizes, size = [], 2
-    while count - sum(sizes) > size + 1:
-        sizes.append(size)
-        size *= 2
-    return [*sizes, count - sum(sizes)]
 
 
 def _by_parameters(
@@ -105,8 +88,8 @@ def _by_parameters(
             return float(loss), flatten(pieces).double()
 
         try:
-            return _compare(few, evaluate, tolerance)
-        except _NoLoss as error:
+            return compare(few, evaluate, tolerance)
+        except NoLoss as error:
             # A model or a loss that fails on any examples has a fault of its own, which comes out here.
             surface.evaluate.loss(whole.first(size))
             return Mismatch(str(error))
@@ -173,88 +156,9 @@ def _by_outputs(
             continue
         if math.isfinite(loss) and bool(torch.isfinite(gradient).all()):
             try:
-                found = _compare(whole, evaluate, OUTPUT_TOLERANCE)
-            except _NoLoss as error:
+                found = compare(whole, evaluate, OUTPUT_TOLERANCE)
+            except NoLoss as error:
                 return Mismatch(str(error))
             if found:
                 return found
     return None
-
-
-def _compare(batch: Batch, evaluate: Callable[[int, int], Evaluated], tolerance: float) -> Mismatch | None:
-    """The batch beside its uneven parts; ``evaluate(start, stop)`` gives loss and gradient of some examples.
-
-    Raises:
-        _NoLoss: an evaluation fails.
-    """
-
-    def attempt(start: int, stop: int) -> Evaluated:
-        try:
-            return evaluate(start, stop)
-        except (InvalidInput, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            if isinstance(error, RuntimeError) and out_of_memory(error):
-                raise
-            said = str(error).partition("\n")[0]
-            raise _NoLoss(f"{stop - start} examples have no loss of their own ({type(error).__name__}: {said})") from error
-
-    if batch.weight == 0:
-        return None
-    (loss, gradient), (again, _) = attempt(0, batch.count), attempt(0, batch.count)
-    if not math.isfinite(loss) or abs(again - loss) > tolerance * abs(loss):
-        return None  # nan or noise, which require_deterministic reports
-    weighted, plain = _Sum(gradient), _Sum(gradient)
-    weights, start = 0.0, 0
-    for part in batch.cut(uneven(batch.count)):
-        if part.weight > 0:
-            value, slope = attempt(start, start + part.count)
-            weighted.add(value, slope, part.weight)
-            plain.add(value, slope, 1.0)
-            weights += part.weight
-        start += part.count
-    if callable(batch.weigh) and abs(weights - batch.weight) > 1e-5 * batch.weight:
-        return Mismatch(
-            f"weight(inputs, targets) is {batch.weight:.6g} for {batch.count} examples, but adds up to "
-            f"{weights:.6g} over their parts"
-        )
-    if batch.weigh == "sum":
-        weights = 1.0
-    if weighted.agrees(loss, gradient, weights, tolerance):
-        return None
-    is_sum = batch.weigh != "sum" and plain.agrees(loss, gradient, 1.0, tolerance)
-    return Mismatch(
-        f"the loss of {batch.count} examples is {loss:.8g}, but that of their parts is "
-        f"{weighted.loss / weights:.8g}, and the gradients differ by {weighted.gap(gradient, weights):.2g} of their norm",
-        is_sum,
-    )
-
-
-class _NoLoss(Exception):
-    """Some examples alone have no loss."""
-
-
-class _Sum:
-    """A weighted sum of losses and gradients, and of their sizes."""
-
-    def __init__(self, gradient: Tensor) -> None:
-        self.loss = self.size = self.slope = 0.0
-        self.gradient = torch.zeros_like(gradient)
-
-    def add(self, loss: float, gradient: Tensor, weight: float) -> None:
-        self.loss += weight * loss
-        self.size += weight * abs(loss)
-        self.gradient = self.gradient + weight * gradient
-        self.slope += weight * float(gradient.norm())
-
-    def agrees(self, loss: float, gradient: Tensor, total: float, tolerance: float) -> bool:
-        """Whether sums over ``total`` are this loss and gradient, up to rounding of their terms."""
-        gap = float((self.gradient / total - gradient).norm())
-        return abs(self.loss / total - loss) <= tolerance * max(self.size / total, abs(loss)) and (
-            gap <= tolerance * max(self.slope / total, float(gradient.norm()))
-        )
-
-    def gap(self, gradient: Tensor, total: float) -> float:
-        """How far the gradients are apart, in units of the larger one."""
-        mean = self.gradient / total
-        return float((mean - gradient).norm()) / max(float(mean.norm()), float(gradient.norm()), 1e-300)

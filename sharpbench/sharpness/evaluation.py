@@ -88,8 +88,8 @@ class Evaluator:
             if "a second time" not in str(error):
                 raise
             raise InvalidInput(
-                "the model's graph is freed before the loss is differentiated; does forward call backward(), or "
-                "autograd.grad without create_graph=True?"
+                "the model's graph is freed before the loss is differentiated; does forward call backward(), "
+                "or autograd.grad without create_graph=True?"
             ) from error
         return loss.detach(), whole(pieces)
 

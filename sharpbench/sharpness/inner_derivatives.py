@@ -32,8 +32,8 @@ def differentiates_in_forward(surface: LossSurface) -> bool:
     something else.
 
     Raises:
-        InvalidInput: model or loss fails on these data, or it takes derivatives without ``create_graph=True``, so that they count as constants and
-            the gradient is not that of the loss.
+        InvalidInput: model or loss fails on these data, or it takes derivatives without
+            ``create_graph=True``, so that they count as constants and the gradient is not that of the loss.
     """
     batch = next(iter(surface.batches))
     with isolated(surface.model, surface.parameters, "own"):
@@ -56,8 +56,8 @@ def differentiates_in_forward(surface: LossSurface) -> bool:
                 ) from reason
         if watch.constant and not _is_derivative(surface, few):
             raise InvalidInput(
-                "forward or loss_fn calls torch.autograd.grad without create_graph=True, so that its result counts as "
-                "a constant and the gradient is not that of the loss; pass create_graph=True"
+                "forward or loss_fn calls torch.autograd.grad without create_graph=True, so that its result "
+                "counts as a constant and the gradient is not that of the loss; pass create_graph=True"
             )
         return watch.derivatives or _differs_without_grad(surface, few, expected)
 
@@ -91,7 +91,8 @@ def _is_derivative(surface: LossSurface, few: Batch) -> bool:
             move(sign * step * direction)
             losses.append(float(surface.evaluate.loss(few, double=True).detach()))
     slope = (losses[0] - losses[1]) / (2 * step)
-    return abs(slope - float(gradient @ direction)) <= WRONG_SLOPE * max(abs(slope), float(gradient.norm()))
+    expected, size = float(gradient @ direction), float(gradient.norm())
+    return bool(abs(slope - expected) <= WRONG_SLOPE * max(abs(slope), size))
 
 
 class _Watch(TorchFunctionMode):
@@ -102,7 +103,11 @@ class _Watch(TorchFunctionMode):
         self.derivatives = self.constant = False
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         options = kwargs or {}
         if func is torch.autograd.grad:

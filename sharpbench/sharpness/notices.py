@@ -20,4 +20,4 @@ class MeasuredInEvalMode(MeasurementWarning):
 
 
 class LossDependsOnBatches(MeasurementWarning):
-    """Data came in batches whose losses are no weighted means over examples: L depends on how they were cut."""
+    """The losses of the batches are no weighted means over examples: L depends on how the data were cut."""

@@ -34,14 +34,16 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """The structure on the device, cut off from any graph that made it; objects of other classes by their
-    own ``.to(device)`` where they have one."""
+    """The structure on the device, cut off from any graph that made it.
+
+    Objects of other classes are moved by their own ``.to(device)`` where they have one.
+    """
 
     def moved(tensor: Tensor) -> Tensor:
         if tensor.is_inference():  # made under inference_mode: autograd wants an ordinary copy
             with torch.inference_mode(False):
                 tensor = tensor.clone()
-        # Another tensor of the same memory: a model that calls requires_grad_() on its inputs changes this one.
+        # Another tensor of the same memory: a model may call requires_grad_() on its inputs.
         return tensor.detach().to(device).requires_grad_(tensor.requires_grad)
 
     if isinstance(value, Tensor | PackedSequence):

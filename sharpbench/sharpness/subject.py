@@ -56,7 +56,9 @@ def select_parameters(model: nn.Module, params: str | Sequence[str]) -> list[nn.
         if not any(p is c for c in chosen):
             continue
         if p.is_meta:
-            raise InvalidInput(f"parameter {name!r} is on the meta device and has no values; load weights first")
+            raise InvalidInput(
+                f"parameter {name!r} is on the meta device and has no values; load weights first"
+            )
         if p.dtype not in (torch.float32, torch.float64):
             raise InvalidInput(
                 f"parameters must be float32 or float64, but {name!r} is {p.dtype}; {_remedy(p)}"
@@ -107,12 +109,12 @@ def _minds(module: nn.Module) -> bool:
 
 
 def refuse_renormalising(model: nn.Module) -> None:
-    """Refuse embeddings with ``max_norm``: their forward changes the weights, so that L is no function of them."""
+    """Refuse embeddings with ``max_norm``, which change their weights in forward."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
             raise InvalidInput(
-                f"embedding {name!r} has max_norm={module.max_norm} and changes its weights in forward; shorten "
-                "them once and set max_norm=None"
+                f"embedding {name!r} has max_norm={module.max_norm} and changes its weights in forward; "
+                "shorten them once and set max_norm=None"
             )
 
 

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import InvalidInput, must_be, unknown_name
+from ..errors import must_be, unknown_name
 from .batches import Batch, Batches, Weight
 from .checks import adopt_form, adopt_formulation, require_deterministic
 from .data_checks import require_matching, require_parts
-from .decomposition import find_mismatch
+from .decomposition import halve
 from .differences import central_difference, displaced
 from .evaluation import Evaluator, LossFunction
 from .flat import BatchMean, Layout, flatten
@@ -28,6 +28,7 @@ from .shards import Shards
 from .spectrum import LARGEST_DENSE
 from .structures import map_tensors
 from .subject import refuse_renormalising, refuse_sum, select_parameters, unwrap, warn_of_train_mode
+from .weighting import Weighting
 
 Formulation = Literal["auto", "double_backward", "central_difference"]
 
@@ -35,13 +36,13 @@ Formulation = Literal["auto", "double_backward", "central_difference"]
 class LossSurface:
     """The mean loss over a data set as a function of the parameters, with its derivatives.
 
-    ``L(x) = sum_b w_b l_b(x) / sum_b w_b``, ``l_b`` the loss of batch b and ``w_b`` its ``weight`` (by default
-    its number of examples), in eval mode at fixed buffers. The model is left as it was: training flags,
-    buffers, ``.grad``, ``requires_grad`` and random state.
+    ``L(x) = sum_b w_b l_b(x) / sum_b w_b``, ``l_b`` the loss of batch b and ``w_b`` its ``weight`` (by
+    default its number of examples), in eval mode at fixed buffers. The model is left as it was: training
+    flags, buffers, ``.grad``, ``requires_grad`` and random state.
 
     Args:
         model: any ``torch.nn.Module``.
-        loss_fn: ``loss_fn(outputs, targets)``, a scalar; a mean over the batch unless ``weight`` says otherwise.
+        loss_fn: ``loss_fn(outputs, targets)``, a scalar; a mean over the batch unless ``weight`` is given.
         data: ``(inputs, targets)``, or a re-iterable of such batches in a fixed order.
         params: ``"all"``, ``"trainable"`` (those with ``requires_grad``), a name or pattern such as
             ``"layer4.*"``, or a list of these.
@@ -115,15 +116,15 @@ class LossSurface:
         self.form: LayerForm = "own"
         self.hvps = self.gradients = self.forwards = 0
         self._depth = 0
-        self.batches: Batches | list[Batch] = self.shards.together(
+        together = self.shards.together
+        self.batches: Batches | list[Batch] = together(
             lambda: Batches(data, batch_size, self.device, weight), self.device
         )
         self.weight = weight
-        self.examples, self.total = 0, 1.0
-        self._weigh()
+        self._weighting = Weighting.of(self.batches, weight, self.shards, self.device)
+        self._whole = self._weighting.single
         #: why batches can't be cut when memory runs out; "" where they can, None while not known
         self.indivisible: str | None = None
-        together = self.shards.together
         together(lambda: require_matching(self), self.device)
         self.evaluate.needs_grad = together(lambda: differentiates_in_forward(self), self.device)
         if check:
@@ -260,24 +261,14 @@ class LossSurface:
     def shrink(self) -> bool:
         """Need less memory from now on: keep one graph, then halve the batches; whether that was possible.
 
-        Batches are halved only where the losses of the parts give that of the whole; ``indivisible`` is then
-        empty, and otherwise says what is wrong.
+        Batches are halved only where the losses of the parts give that of the whole; where they do not,
+        ``indivisible`` says why.
         """
         if self.graphs.stop_keeping():
             return True
-        if not isinstance(self.batches, Batches):
-            return False
-        before = self.batches.batch_size
-        if not self.batches.halve():
-            return False
-        if self.indivisible is None:
-            mismatch = find_mismatch(self, self.batches, self.batches.batch_size or 1)
-            self.indivisible = str(mismatch or "")
-        if self.indivisible:
-            self.batches.batch_size = before
-            return False
-        self._whole = False
-        return True
+        smaller = isinstance(self.batches, Batches) and halve(self, self.batches)
+        self._whole = self._whole and not smaller
+        return smaller
 
     def restricted(self, batches: Iterable[Batch]) -> LossSurface:
         """The surface of some of the examples, unchecked, with counters of its own."""
@@ -285,30 +276,21 @@ class LossSurface:
         other.batches = list(batches)
         other.graphs = GradientGraphs(self.parameters, self.graphs.budget)
         other.shards = Shards(False)
-        other._weigh()
+        other._weighting = Weighting.of(other.batches, self.weight, other.shards, self.device)
+        other._whole = other._weighting.single
         other.hvps = other.gradients = other.forwards = other._depth = 0
         return other
 
     def share(self, batch: Batch) -> float:
         """``w_b / sum_b w_b``, the factor of this batch's loss in L; 1 for a sum."""
-        return batch.weight / self.total
+        return self._weighting.share(batch)
+
+    @property
+    def examples(self) -> int:
+        """How many examples, over all ranks."""
+        return self._weighting.examples
 
     # -- inside ---------------------------------------------------------------------------------
-
-    def _weigh(self) -> None:
-        """Add up examples and weights, over all shards."""
-        found = self.shards.together(lambda: [(b.count, b.weight) for b in self.batches], self.device)
-        sums = torch.tensor([sum(n for n, _ in found), sum(w for _, w in found)], dtype=torch.float64)
-        counts, weights = self.shards.sum(sums.to(self.device) if self.shards.active else sums).tolist()
-        self.examples = int(counts)
-        if counts == 0 or weights == 0:
-            raise InvalidInput(
-                "data hold no examples; a loss surface needs at least one"
-                if self.weight is None
-                else "data hold no examples of a weight above 0; a loss surface needs at least one"
-            )
-        self.total = 1.0 if self.weight == "sum" else weights
-        self._whole = len(found) == 1 and found[0][1] == self.total
 
     def _products(self, rows: Tensor) -> Tensor:
         pieces = [self.split(row) for row in rows]
