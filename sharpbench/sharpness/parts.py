@@ -36,18 +36,20 @@ class Mismatch:
 
 
 def uneven(count: int) -> list[int]:
-    """Sizes of uneven parts: 2, 4, 8, … and the rest.
+    """Sizes of uneven parts, even and odd: 2, 3, 5, 8, … (each the sum of the two before) and the rest.
+
+    Classes that alternate have the same shares in parts of equal or of even sizes.
 
     >>> uneven(17), uneven(5), uneven(4)
-    ([2, 4, 8, 3], [2, 3], [1, 3])
+    ([2, 3, 5, 7], [2, 3], [1, 3])
     """
     if count < 5:
         return [1, count - 1]
     sizes: list[int] = []
-    size = 2
+    size, following = 2, 3
     while count - sum(sizes) > size + 1:
         sizes.append(size)
-        size *= 2
+        size, following = following, size + following
     return [*sizes, count - sum(sizes)]
 
 
