@@ -20,7 +20,7 @@ from .structures import joined, map_tensors, tensors
 if TYPE_CHECKING:
     from .surface import LossSurface
 
-EXAMPLES, DRAWS, GIVEN_BATCHES = 64, 3, 4
+EXAMPLES, DRAWS, GIVEN_BATCHES = 64, 12, 4
 # Outputs of the whole data are compared up to this size; beyond it more draws of a few examples.
 LARGEST_OUTPUTS = 2**27
 # A loss reduced from outputs rounds in the last bits; kernels (TF32, other blockings) by more.
@@ -148,11 +148,13 @@ def _by_outputs(
             pieces = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
             return float(loss.detach()), flatten(pieces).double()
 
+        precision = surface.evaluate.double_outputs
         try:
             loss, gradient = evaluate(0, whole.count)
         except InvalidInput:
             raise
-        except Exception:  # this loss does not take mixtures of outputs
+        except Exception:  # this loss does not take mixtures of outputs, which says nothing of its precision
+            surface.evaluate.double_outputs = precision
             continue
         if math.isfinite(loss) and bool(torch.isfinite(gradient).all()):
             try:

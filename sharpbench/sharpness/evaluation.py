@@ -32,7 +32,8 @@ class Evaluator:
         self.parameters = parameters
         #: whether the model differentiates in forward, so that it can't run under no_grad
         self.needs_grad = False
-        self._double_outputs = True
+        #: whether the loss takes outputs in double precision
+        self.double_outputs = True
 
     @contextmanager
     def values_only(self) -> Iterator[None]:
@@ -51,13 +52,13 @@ class Evaluator:
             InvalidInput: it is not one number.
         """
         loss: Any = None
-        if double and self._double_outputs and isinstance(outputs, Tensor) and outputs.is_floating_point():
+        if double and self.double_outputs and isinstance(outputs, Tensor) and outputs.is_floating_point():
             try:
                 loss = self.loss_fn(outputs.double(), targets)
             except RuntimeError as error:  # e.g. float32 class weights: then in the model's own precision
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
-                self._double_outputs = False
+                self.double_outputs = False
         if loss is None:
             loss = self.loss_fn(outputs, targets)
         if not isinstance(loss, Tensor):

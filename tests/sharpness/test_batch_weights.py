@@ -148,6 +148,29 @@ def test_a_model_that_mixes_examples_is_seen() -> None:
         LossSurface(model.double().eval(), F.cross_entropy, (inputs, labels), batch_size=10)
 
 
+def test_a_loss_inside_the_model_is_compared_through_its_parameters() -> None:
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = _classifier()[0]
+
+        def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            logits = self.inner(batch["x"])
+            return {"loss": weighted(logits, batch["labels"]), "logits": logits}
+
+    _, inputs, labels = _classifier()
+    data = ({"x": inputs, "labels": labels}, labels)
+
+    def loss_fn(outputs: dict[str, Tensor], _: Tensor) -> Tensor:
+        return outputs["loss"]
+
+    with pytest.raises(InvalidInput, match="batch_size would change the loss"):
+        LossSurface(WithLoss(), loss_fn, data, batch_size=10)
+    weight = CASES["class weights"][2]
+    cut = LossSurface(WithLoss(), loss_fn, data, batch_size=10, weight=weight)
+    assert cut.loss() == pytest.approx(LossSurface(WithLoss(), loss_fn, data).loss(), rel=1e-12)
+
+
 @pytest.mark.parametrize("loss_fn", [F.cross_entropy, nn.CrossEntropyLoss(label_smoothing=0.1)])
 def test_a_plain_mean_passes_in_single_precision(loss_fn: Loss) -> None:
     model, inputs, labels = _classifier()
