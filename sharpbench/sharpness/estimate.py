@@ -12,6 +12,10 @@ from scipy import special
 
 Array = NDArray[np.float64]
 
+# All rows of one spectral pass are to hold at once with 95 %: the trace, the norm, functionals and both ends of
+# the spectrum, five statements with 1 % each (Bonferroni).
+JOINT_LEVEL = 0.99
+
 # An estimate without a requested tolerance calls itself converged at this relative half width.
 DEFAULT_TOLERANCE = 0.05
 
@@ -67,16 +71,61 @@ class Estimate:
         hvps: int = 0,
         tolerance: float | None = None,
         note: str = "",
+        level: float = 0.95,
     ) -> Estimate:
-        """``value ± hypot(t_{.975, degrees} std_error, bias)``: a t-interval widened by a bias bound.
+        """``value ± hypot(t std_error, bias)``: a t-interval of the given level, widened by a bias bound.
 
         The bias enters the reported standard error too, so that half width = t std_error always holds.
         """
-        quantile = t_quantile(degrees)
+        quantile = t_quantile(degrees, level)
         half = math.hypot(quantile * std_error, bias)
         std_error = half / quantile if bias else std_error
         limit = (DEFAULT_TOLERANCE if tolerance is None else tolerance) * abs(value)
         return cls(name, value, std_error, value - half, value + half, hvps, bool(half <= limit), note)
+
+    @classmethod
+    def between(
+        cls,
+        name: str,
+        value: float,
+        std_error: float,
+        degrees: float,
+        below: float,
+        above: float,
+        *,
+        limits: tuple[float, float] = (-math.inf, math.inf),
+        hvps: int = 0,
+        tolerance: float | None = None,
+        note: str = "",
+        level: float = JOINT_LEVEL,
+    ) -> Estimate:
+        """A t-interval with a bias bound on either side: ``below`` and ``above`` the value.
+
+        Args:
+            name: the row.
+            value: the point estimate.
+            std_error: of chance alone.
+            degrees: of freedom behind it.
+            below: how far the truth may lie below the value for other reasons than chance.
+            above: the same above.
+            limits: the truth lies between these in any case.
+            hvps: products behind it.
+            tolerance: relative; the end that lies further off decides ``converged``.
+            note: for the reader.
+            level: of the t-interval.
+
+        >>> found = Estimate.between("x", 1.0, 0.0, 9, 0.0, 2.0, limits=(0.5, 2.5))
+        >>> found.ci_low, found.ci_high, found.converged
+        (1.0, 2.5, False)
+        """
+        quantile = t_quantile(degrees, level)
+        low = max(value - math.hypot(quantile * std_error, below), limits[0])
+        high = min(value + math.hypot(quantile * std_error, above), limits[1])
+        value = min(max(value, limits[0]), limits[1])
+        low, high = min(low, value), max(high, value)
+        limit = (DEFAULT_TOLERANCE if tolerance is None else tolerance) * abs(value)
+        converged = bool(max(high - value, value - low) <= limit)
+        return cls(name, value, 0.5 * (high - low) / quantile, low, high, hvps, converged, note)
 
     @property
     def half_width(self) -> float:
@@ -88,32 +137,31 @@ class Estimate:
         slack = 1e-6 * max(abs(self.ci_low), abs(self.ci_high), abs(truth))
         return self.ci_low - slack <= truth <= self.ci_high + slack
 
-    def widened(self, bias: float, tolerance: float | None = None) -> Estimate:
-        """The same value, its interval and error widened by a bound on a further bias.
+    def stretched(self, low: float, high: float, tolerance: float | None = None) -> Estimate:
+        """The same value with a longer interval, for an uncertainty that comes on top.
 
-        >>> Estimate.from_error("trace", 1.0, 0.0, 9, bias=3.0).widened(4.0).half_width
-        5.0
+        >>> Estimate.exact("x", 1.0).stretched(0.5, 3.0).half_width
+        1.25
         """
-        half = math.hypot(self.half_width, bias)
         # Half width over standard error stays what it was, a t-quantile.
         ratio = self.half_width / self.std_error if self.std_error > 0 else t_quantile(math.inf)
-        low, high = self.value - half, self.value + half
         limit = (DEFAULT_TOLERANCE if tolerance is None else tolerance) * abs(self.value)
-        converged = self.converged and half <= limit
-        return replace(self, std_error=half / ratio, ci_low=low, ci_high=high, converged=converged)
+        converged = self.converged and max(high - self.value, self.value - low) <= limit
+        error = 0.5 * (high - low) / ratio
+        return replace(self, std_error=error, ci_low=low, ci_high=high, converged=converged)
 
     def renamed(self, name: str) -> Estimate:
         """The same estimate under another row name."""
         return replace(self, name=name)
 
 
-def t_quantile(degrees: float) -> float:
-    """The 97.5 % point of Student's t: few samples deserve a wide interval.
+def t_quantile(degrees: float, level: float = 0.95) -> float:
+    """Half the width of Student's central interval of this level: few samples deserve a wide one.
 
-    >>> round(t_quantile(4), 3), round(t_quantile(1e9), 2)
-    (2.776, 1.96)
+    >>> round(t_quantile(4), 3), round(t_quantile(1e9), 2), round(t_quantile(1e9, 0.99), 2)
+    (2.776, 1.96, 2.58)
     """
-    return float(special.stdtrit(degrees, 0.975)) if degrees >= 1 else math.inf
+    return float(special.stdtrit(degrees, 0.5 + 0.5 * level)) if degrees >= 1 else math.inf
 
 
 def jackknife(statistic: Callable[[NDArray[np.intp]], float], count: int) -> tuple[float, float, float]:

@@ -35,7 +35,7 @@ class KrylovBasis:
         H Q = Q M + R,   residual of a Ritz pair (theta, Q s):  ||H Q s - theta Q s|| = ||R s||,
 
     and an interval of that half width around theta holds an eigenvalue of H (Parlett, 1998, thm 4.5.1).
-    A chain starts from a Rademacher vector, and vectors are orthogonalised twice against all others:
+    A chain starts from a direction drawn uniformly, and vectors are orthogonalised twice against all others:
     without that, copies of converged eigenvalues ("ghosts") appear. When a chain ends early because its
     subspace is invariant, a new random one goes on in the complement, which finds repeated eigenvalues.
 
@@ -60,6 +60,7 @@ class KrylovBasis:
         self.starts: list[int] = []
         self.leftovers: list[tuple[int, Tensor]] = []
         self._rows = torch.empty(self.capacity, surface.dimension, dtype=surface.dtype, device=surface.device)
+        self._given: set[int] = set()
         self._projected = np.zeros((self.capacity, self.capacity))
         self._next: Tensor | None = None
         self._scale = 0.0
@@ -113,6 +114,7 @@ class KrylovBasis:
                     continue
                 self.restart()
                 self.starts.append(self.size)
+                self._given.add(self.size)
                 self._append(rest[0] / length)
                 added += 1
         self.restart()
@@ -141,6 +143,22 @@ class KrylovBasis:
         stacked = torch.stack([vector for _, vector in self.leftovers])
         return columns, (stacked @ stacked.T).double().cpu().numpy()
 
+    def coupling_beyond(self, index: int) -> float:
+        """``||(I - Q_k Q_k^T) H q_k||`` with ``Q_k`` the vectors up to ``index``: what leads out of a chain."""
+        inside = float((self.projected[index + 1 :, index] ** 2).sum())
+        columns, gram = self.coupling()
+        outside = 0.0
+        if index in columns:
+            place = columns.index(index)
+            outside = float(gram[place, place])
+        return math.sqrt(inside + outside)
+
+    def random_chains(self) -> list[tuple[int, int]]:
+        """First index and end of every chain that started at random (given directions are none)."""
+        ends = [*self.starts[1:], self.size][: len(self.starts)]
+        pairs = zip(self.starts, ends, strict=True)
+        return [(start, end) for start, end in pairs if start not in self._given and end > start]
+
     def ritz(self) -> RitzPairs:
         """Ritz values of the whole basis, largest first, and their residual norms."""
         values, vectors = np.linalg.eigh(self.projected)
@@ -160,9 +178,6 @@ class KrylovBasis:
     def _start(self) -> Tensor:
         shape = (1, self.surface.dimension)
         self.starts.append(self.size)
-        if self.size == 0:
-            signs = torch.randint(0, 2, shape, generator=self.generator).to(self._rows) * 2 - 1
-            return signs[0] / math.sqrt(self.surface.dimension)
         rest = torch.zeros(shape).to(self._rows)
         # In a few dimensions a draw may lie almost inside the basis: its rest is then mostly rounding.
         while float(rest.norm()) < 1e-3:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import cached_property
+
 import numpy as np
+from scipy import special
 
 from ..errors import must_be
-from .estimate import Array, Estimate, t_quantile
+from .estimate import DEFAULT_TOLERANCE, JOINT_LEVEL, Array, Estimate, t_quantile
+from .extremes import complement_bounds, outer_bounds
 from .krylov import KrylovBasis
+from .moment_quadrature import MomentQuadrature
+from .probes import Probes
 from .quadrature import ChainQuadrature
 from .spectrum import SpectralFunction, Spectrum
+
+# A sample variance is smaller than its mean by more than the matching factor with this probability.
+LEAST_VARIANCE = 0.005
 
 
 class ProbedSpectrum(Spectrum):
@@ -21,21 +32,17 @@ class ProbedSpectrum(Spectrum):
 
     Both are unbiased given Q (Hutch++, Meyer et al. 2021, with Lanczos instead of a random sketch; the
     second splits H into its four blocks, three of which are known exactly). The means over probes are
-    taken as ratios to ``||p||²``, whose mean d - m is known: exact when H is a multiple of I.
+    taken as ratios to ``||p||²``, whose mean d - m is known: exact when H is a multiple of I. Their errors are
+    the jackknife's, or those that follow from ``||C||_F`` and ``tr C^4`` of the complement ``C = P H P``
+    (``Var p^T C p <= 2 ||C||_F²``), as far as a few probes may agree by chance.
 
-    The chain's own start is a Rademacher vector too, so ``d M_11`` is one more of Hutchinson's samples, of
+    The chain's own start is random too, so ``d M_11`` is one more of Hutchinson's samples, of
     variance ``2 ||H||_F²`` where a probe has ``2 ||P H P||_F²``. It joins the trace with the weight that
     these two give it: next to nothing beside outliers, that of a probe where there are none.
     """
 
     def __init__(
-        self,
-        basis: KrylovBasis,
-        chain: int,
-        probes: Array,
-        sentinel: float,
-        hvps: int,
-        largest: float | None = None,
+        self, basis: KrylovBasis, chain: int, probes: Probes, hvps: int, few: bool = False
     ) -> None:
         self.dimension = basis.surface.dimension
         self.basis = basis
@@ -45,30 +52,68 @@ class ProbedSpectrum(Spectrum):
         columns, gram = basis.coupling()
         self.inside = np.array([np.trace(basis.projected), (basis.projected**2).sum() + 2 * np.trace(gram)])
         self.moments, self.covariance = self._moments()
-        #: a bound on |lambda| where the budget went to the probes alone
-        self.largest = largest
-        if largest is None:
-            self.quadrature = ChainQuadrature.of_chain(basis, chain, self.ritz, sentinel)
-        else:
-            self.quadrature = ChainQuadrature.of_moments(self.moments, self.dimension, basis.rounding())
+        #: no eigenvalue of the complement lies below ``-beyond[0]`` or above ``beyond[1]``
+        self.beyond = complement_bounds(basis, probes.gram())
+        self._chain, self._few = chain, few
+
+    @cached_property
+    def quadrature(self) -> ChainQuadrature | MomentQuadrature:
+        """What functionals are summed with; made when the first one is asked for."""
+        if self._few:
+            return self._moment_quadrature()
+        return ChainQuadrature.of_chain(self.basis, self._chain, self.ritz, *self.beyond)
 
     def _moments(self) -> tuple[Array, Array]:
         """``(tr H, ||H||_F^2)`` and the covariance of both, by jackknife over the probes."""
         rest = self.dimension - self.basis.size
         n = len(self.probes)
+        #: of freedom of the trace's standard error
+        self.degrees = n - 1.0
         if rest == 0 or n == 0:
             return self.inside, np.zeros((2, 2))
-        total = self.probes.sum(0)
+        found = self.probes.moments
+        total = found.sum(0)
         full = rest * total[1:] / total[0]
-        without = total[None, :] - self.probes
+        without = total[None, :] - found
         leave_one_out = rest * without[:, 1:] / without[:, :1] if n > 1 else full[None, :]
         spread = leave_one_out - leave_one_out.mean(0)
         moments, covariance = self.inside + full, (n - 1) / n * spread.T @ spread
+        fourth = self.probes.fourth_moment(rest)
+        # Of p^T C p and ||C p||^2 about their means: a multiple of the identity has no variance.
+        limits = 2 / n * np.array([full[1] - full[0] ** 2 / rest, fourth - full[1] ** 2 / rest])
+        if n > 1:
+            # The trace: a bound that holds for sure, unless the samples themselves deny it.
+            low = (n - 1) / float(2 * special.gammaincinv(0.5 * (n - 1), LEAST_VARIANCE))
+            self.degrees = min(n * full[1] ** 2 / fourth, 1e6) if fourth > 0 else n - 1.0
+            limits[0] = max(0.0, min(limits[0], low * covariance[0, 0]))
+            # The norm, whose variance is less sure.
+            limits[1] = max(limits[1], covariance[1, 1])
+            for i in (0, 1):
+                ratio = math.sqrt(limits[i] / covariance[i, i]) if covariance[i, i] > 0 else 0.0
+                covariance[i, :] *= ratio
+                covariance[:, i] *= ratio
+                covariance[i, i] = limits[i]
         weight = start_weight(n, full[1], moments[1])
         moments[0] += weight * (self.dimension * self.basis.projected[0, 0] - moments[0])
         covariance[0, 0] *= 1 - weight  # of the best combination of two
         covariance[0, 1] = covariance[1, 0] = covariance[0, 1] * (1 - weight)
         return moments, covariance
+
+    def _moment_quadrature(self) -> MomentQuadrature:
+        n = len(self.probes)
+        quantile = t_quantile(n - 1, JOINT_LEVEL)
+        _, gram = self.basis.coupling()
+        inside = float(np.trace(np.linalg.matrix_power(self.basis.projected, 4))) + 2 * float(np.trace(gram)) ** 2
+        fourth = self.probes.fourth_moment(self.dimension - self.basis.size) + inside
+        # A mean over pairs of probes has relative variance of about 4 kappa / n + 2 / pairs, where kappa, the
+        # spread of one probe's part, is at most the share of the largest eigenvalue.
+        bound = max(*self.beyond, float(np.abs(self.ritz.values).max()) + float(self.ritz.residuals.max()))
+        share = min(bound**4 / fourth, 1.0) if fourth > 0 else 1.0
+        relative = math.sqrt(8 * share / n + 4 / (n * (n - 1)))
+        errors = quantile * np.append(np.sqrt(np.diag(self.covariance)), fourth * relative)
+        return MomentQuadrature(
+            np.append(self.moments, fourth), errors, self.dimension, bound, self.basis.rounding()
+        )
 
     def _from_moment(self, index: int, name: str) -> Estimate:
         exact = self.basis.complete
@@ -76,7 +121,8 @@ class ProbedSpectrum(Spectrum):
             name,
             float(self.moments[index]),
             float(np.sqrt(self.covariance[index, index])),
-            np.inf if exact else len(self.probes) - 1,
+            np.inf if exact else (self.degrees, len(self.probes) - 1)[index],
+            level=JOINT_LEVEL,
             hvps=self.hvps,
             tolerance=self.tolerance,
             note="" if exact else f"{self.basis.size} Krylov vectors, {len(self.probes)} probes",
@@ -90,44 +136,82 @@ class ProbedSpectrum(Spectrum):
         """``||M||² + 2||R||²`` plus the mean of ``||P H p||²``."""
         return self._from_moment(1, "frobenius_squared")
 
-    def _eigenvalue(self, index: int, name: str) -> Estimate:
-        value, bound = float(self.ritz.values[index]), float(self.ritz.residuals[index])
-        low, high, note = value - bound, value + bound, ""
-        converged = bound <= (self.tolerance or 0.05) * abs(value)
+    def _eigenvalue(self, name: str, value: float, bound: float) -> Estimate:
+        """A Ritz value, which no eigenvalue of its rank lies inside of, and the bound outside."""
+        rounding = self.basis.rounding()
+        # By Cauchy's interlacing theorem a Ritz value is never further out than the eigenvalue of its rank.
+        ends = sorted([value - math.copysign(rounding, bound - value), bound])
+        limit = (DEFAULT_TOLERANCE if self.tolerance is None else self.tolerance) * abs(value)
+        converged = max(ends[1] - value, value - ends[0]) <= limit
+        note = ""
         if not converged:
-            # The bound holds *an* eigenvalue. The one of this rank may hide further out, among those that
-            # the pairs before it stand for.
-            note = "Ritz value not converged: interval from residual bounds"
-            if name == "lambda_min":
-                low = float((self.ritz.values - self.ritz.residuals)[index:].min())
-            else:
-                high = float((self.ritz.values + self.ritz.residuals)[: index + 1].max())
-        if self.largest is not None:
-            low, high = min(low, -self.largest), max(high, self.largest)
-            converged, note = False, "no outliers, few products: a bound (ask with eigenvalues=k)"
+            note = "a Ritz value, not settled: the interval reaches to what the random starts and probes exclude"
         # Not a standard deviation: half the width of a bound, on the same scale.
-        error = 0.5 * (high - low) / t_quantile(1e9)
-        return Estimate(name, value, error, low, high, self.hvps, converged, note)
+        error = 0.5 * (ends[1] - ends[0]) / t_quantile(math.inf)
+        return Estimate(name, value, error, ends[0], ends[1], self.hvps, converged, note)
 
     def top_eigenvalues(self, k: int = 5) -> list[Estimate]:
-        """The k largest Ritz values; each interval is the residual bound, which holds an eigenvalue."""
+        """The k largest eigenvalues, each between its Ritz value and a bound.
+
+        The lower end is the Ritz value (Cauchy), the upper end what :func:`~.extremes.outer_bounds` allows: it
+        bounds the eigenvalue of this rank, not some eigenvalue. A rank beyond the basis has no value, but an
+        interval.
+        """
         if k < 1:
             raise must_be("k", ">= 1", k)
-        return [self._eigenvalue(i, f"lambda_{i + 1}") for i in range(min(k, self.basis.size))]
+        low, high = self.beyond
+        bounds = outer_bounds(self.basis, k, high)
+        found = []
+        for i in range(min(k, self.dimension)):
+            name = f"lambda_{i + 1}"
+            if i < self.basis.size:
+                found.append(self._eigenvalue(name, float(self.ritz.values[i]), float(bounds[i])))
+                continue
+            bottom = min(-low, float((self.ritz.values - self.ritz.residuals)[-1]))
+            error = 0.5 * (float(bounds[i]) - bottom) / t_quantile(math.inf)
+            note = f"not resolved by {self.basis.size} Krylov vectors; ask with eigenvalues=k or more products"
+            found.append(
+                Estimate(name, math.nan, error, bottom, float(bounds[i]), self.hvps, False, note)
+            )
+        return found
 
     def bottom_eigenvalue(self) -> Estimate:
-        """The smallest Ritz value, with its residual bound."""
-        return self._eigenvalue(self.basis.size - 1, "lambda_min")
+        """The smallest eigenvalue, between a bound and its Ritz value."""
+        bound = -float(outer_bounds(self.basis, 1, self.beyond[0], sign=-1.0)[0])
+        return self._eigenvalue("lambda_min", float(self.ritz.values[-1]), bound)
 
-    def functional(self, f: SpectralFunction, name: str = "functional") -> Estimate:
+    def functional(
+        self, f: SpectralFunction, name: str = "functional", steep_at_zero: bool = False
+    ) -> Estimate:
         """``tr f(H)`` by :class:`~sharpbench.sharpness.quadrature.ChainQuadrature`."""
         if self.basis.complete:
             return Estimate.exact(name, float(np.sum(f(self.ritz.values))), hvps=self.hvps)
-        value, error, bias = self.quadrature.estimate(f, self.moments, self.covariance)
+        found = self.quadrature.estimate(f, self.moments, self.covariance, steep_at_zero)
         degrees = max(len(self.probes) - 1, 1)
-        return Estimate.from_error(
-            name, value, error, degrees, bias=bias, hvps=self.hvps, tolerance=self.tolerance
-        )
+        return Estimate.between(
+            name, found.value, found.std_error, degrees, found.below, found.above,
+            limits=self._limits(f), hvps=self.hvps, tolerance=self.tolerance,
+        )  # fmt: skip
+
+    def _limits(self, f: SpectralFunction) -> tuple[float, float]:
+        """The least and the largest ``tr f(H)`` that the eigenvalues' bounds allow, whatever the density."""
+        known = getattr(self.quadrature, "known", np.zeros(0))
+        low, high = self.quadrature.support
+        side = np.geomspace(1e-6, 1.0, 200)
+        grid = np.concatenate([low * side[::-1], [0.0], high * side])
+        with np.errstate(all="ignore"):
+            values = np.asarray(f(grid), dtype=np.float64)
+            settled = float(np.sum(f(known))) if len(known) else 0.0
+        if not np.isfinite(values).all():
+            return -math.inf, math.inf
+        rest = self.dimension - len(known)
+        return settled + rest * float(values.min()), settled + rest * float(values.max())
+
+    def smoothed(self, kernel: Callable[[Array], Array]) -> tuple[Array, Array]:
+        """The mean over all rules that the chain's moments allow; the error holds their range and chance."""
+        if self.basis.complete:
+            return super().smoothed(kernel)
+        return self.quadrature.smoothed(kernel)
 
     def weighted_nodes(self) -> tuple[Array, Array, Array]:
         """Known eigenvalues once each, then the quadrature's nodes carrying the remaining dimension."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,15 +11,54 @@ from torch import Tensor
 from .estimate import Array
 from .krylov import KrylovBasis
 
+CHUNK = 64
 
-def probe(basis: KrylovBasis, count: int, generator: torch.Generator) -> Array:
-    """``(||p||², p^T H p, ||P H p||²)`` for fresh Rademacher probes of the complement, shape (count, 3)."""
-    found = []
-    chunk = max(1, min(count, 64))
-    for start in range(0, count, chunk):
-        rows, _ = basis.project_out(_signs(basis, min(chunk, count - start), generator))
-        found.append(_moments(basis, rows, basis.surface.hvp(rows.T).T))
-    return np.vstack(found)
+
+@dataclass(frozen=True)
+class Probes:
+    """What probes p and their products with H say of the complement ``C = P H P``.
+
+    Args:
+        moments: ``(||p||², p^T H p, ||C p||²)`` for each probe, shape ``(n, 3)``.
+        grams: for each chunk of probes, ``p_i . p_j`` and ``C p_i . C p_j``.
+    """
+
+    moments: Array
+    grams: tuple[tuple[Array, Array], ...] = ()
+
+    @classmethod
+    def none(cls) -> Probes:
+        """No probes yet."""
+        return cls(np.zeros((0, 3)))
+
+    def __len__(self) -> int:
+        return len(self.moments)
+
+    def and_more(self, other: Probes) -> Probes:
+        """These and further ones."""
+        return Probes(np.vstack([self.moments, other.moments]), self.grams + other.grams)
+
+    def gram(self) -> Array:
+        """``C p_i . C p_j`` of the largest chunk."""
+        return max((products for _, products in self.grams), key=len, default=np.zeros((0, 0)))
+
+    def fourth_moment(self, dimension: int) -> float:
+        """``tr C^4``, by pairs of probes: ``E (C p . C p')^2``, as a ratio to ``E (p . p')^2 = dimension``.
+
+        ``nan`` with fewer than two probes in any chunk.
+        """
+        above = sum(_off_diagonal(products) for _, products in self.grams)
+        below = sum(_off_diagonal(vectors) for vectors, _ in self.grams)
+        return dimension * above / below if below > 0 else float("nan")
+
+
+def probe(basis: KrylovBasis, count: int, generator: torch.Generator) -> Probes:
+    """Fresh Rademacher probes of the complement, one product with H each."""
+    found = Probes.none()
+    for start in range(0, count, CHUNK):
+        rows, _ = basis.project_out(_signs(basis, min(CHUNK, count - start), generator))
+        found = found.and_more(_probes(basis, rows, basis.surface.hvp(rows.T).T))
+    return found
 
 
 def sign_products(basis: KrylovBasis, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -26,13 +67,13 @@ def sign_products(basis: KrylovBasis, count: int, generator: torch.Generator) ->
     return signs, basis.surface.hvp(signs.T).T
 
 
-def restricted(basis: KrylovBasis, signs: Tensor, products: Tensor) -> Array:
+def restricted(basis: KrylovBasis, signs: Tensor, products: Tensor) -> Probes:
     """What :func:`probe` finds, of vectors whose products came before the basis: H p = H z - H Q Q^T z."""
     rows, coefficients = basis.project_out(signs)
     # H Q = Q M + R, of which Q M is projected out.
     for column, leftover in basis.leftovers:
         products = products - coefficients[:, column, None] * leftover
-    return _moments(basis, rows, basis.project_out(products)[0])
+    return _probes(basis, rows, basis.project_out(products)[0])
 
 
 def fourth_moment(basis: KrylovBasis, products: Tensor) -> tuple[float, float]:
@@ -43,10 +84,10 @@ def fourth_moment(basis: KrylovBasis, products: Tensor) -> tuple[float, float]:
     """
     start = basis.projected[0, 0] * basis.rows[0] + sum(leftover for _, leftover in basis.leftovers)
     rows = torch.vstack([products, start[None, :] * basis.surface.dimension**0.5])
-    gram = (rows @ rows.T).double().cpu().numpy()
+    gram = _gram(rows)
     own = np.diag(gram)
     pairs = len(own) * (len(own) - 1)
-    return float((np.square(gram).sum() - np.square(own).sum()) / pairs), float(own.mean())
+    return _off_diagonal(gram) / pairs, float(own.mean())
 
 
 def _signs(basis: KrylovBasis, count: int, generator: torch.Generator) -> Tensor:
@@ -55,7 +96,16 @@ def _signs(basis: KrylovBasis, count: int, generator: torch.Generator) -> Tensor
     return signs.mul_(2).sub_(1).to(basis.rows)
 
 
-def _moments(basis: KrylovBasis, rows: Tensor, products: Tensor) -> Array:
+def _probes(basis: KrylovBasis, rows: Tensor, products: Tensor) -> Probes:
     outside, _ = basis.project_out(products)
     columns = ((rows * rows).sum(1), (rows * products).sum(1), (outside * outside).sum(1))
-    return np.asarray(torch.stack(columns, dim=1).double().cpu().numpy())
+    moments = np.asarray(torch.stack(columns, dim=1).double().cpu().numpy())
+    return Probes(moments, ((_gram(rows), _gram(outside)),))
+
+
+def _gram(rows: Tensor) -> Array:
+    return np.asarray((rows @ rows.T).double().cpu().numpy())
+
+
+def _off_diagonal(gram: Array) -> float:
+    return float(np.square(gram).sum() - np.square(np.diag(gram)).sum())

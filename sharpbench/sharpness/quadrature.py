@@ -2,148 +2,138 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from .estimate import Array
+from .extremes import chain_coefficients
 from .krylov import KrylovBasis, RitzPairs
+from .rules import Rule, ZeroCell, gauss_rule, possible_rules, rule_with_node, rules_near_zero
 from .spectrum import SpectralFunction
 
 # A Ritz pair counts as an eigenvalue once its residual is this small beside it: its vector is then
 # contaminated by at most about the square of that.
 KNOWN_RESIDUAL = 0.05
-SHORT_CHAIN = 20
+
+
+@dataclass(frozen=True)
+class Functional:
+    """``tr f(H)``: its value, its standard error, and how far quadrature may be off on either side."""
+
+    value: float
+    std_error: float
+    below: float
+    above: float
 
 
 @dataclass(frozen=True)
 class ChainQuadrature:
     """Stochastic Lanczos quadrature with deflation and control variates.
 
-    One chain from a Rademacher start z is a Gauss quadrature of the spectral measure of z,
-    ``z^T f(H) z ~ sum_k w_k f(theta_k)``, ``w_k = d tau_k^2`` (Ubaru, Chen & Saad, 2017), whose mean over z
-    is tr f(H). Three things are known better than z knows them: the converged outlying eigenvalues
-    (exactly one each), the dimension, and (from the probes) tr H and ||H||_F². So
+    One chain from a random unit vector b is a Gauss quadrature of the spectral measure of b,
+    ``d b^T f(H) b ~ sum_k w_k f(theta_k)`` (Ubaru, Chen & Saad, 2017), whose mean over b is tr f(H). Three
+    things are known better than b knows them: the settled outlying eigenvalues (exactly one each), the
+    dimension, and (from the probes) tr H and ||H||_F². So
 
         tr f(H) ~ sum_known f(lambda) + tr p(H)_rest + sum_{k in bulk} w_k (f - p)(theta_k)
 
     with p the quadratic fitted to f on the bulk. The first term is exact, the second uses the estimated
     moments, and only the misfit f - p carries the chance of the start: its variance is at most
-    ``2 ||(f - p)(H)||_F^2``, which the same quadrature evaluates.
+    ``2 ||(f - p)(H)||_F^2``, which the same quadrature evaluates. An eigenvalue is known if its Ritz pair is
+    settled and no eigenvalue of the complement, such as a second copy of it, can lie so far out.
 
-    For a function with a kink at 0, such as log(1 + |lambda| / delta), a rule of one node less errs to the
-    other side, by as much where the density is smooth: the value is the mean of both. Networks are different:
-    much of their spectrum is an atom at 0, which the rule with a node there has right and the other smears.
-    The atom shows in that node's weight, beside its neighbours' (:meth:`atom`), and the value moves to that
-    rule accordingly. The bias bound is the rules' difference, a third of it beside an atom. Under 20 nodes
-    neighbours may agree and both be wrong, so half as many nodes are compared too, or a single one.
+    The chain's moments do not determine its measure. :func:`~.rules.possible_rules` are the extremes that they
+    allow; the range of the sum over them is the bias bound, and their mean the value. A function that is steep
+    or has a kink at zero, as functions of abs(lambda) have, takes its value from the rule with a node at zero
+    instead, with that node's mass distributed by :class:`~.rules.ZeroCell`.
     """
 
     known: Array
-    nodes: Array
-    weights: Array
+    gauss: Rule
+    rules: tuple[Rule, ...]
+    near_zero: tuple[Rule, ...]
     dimension: int
     rounding: float
-    shorter: ChainQuadrature | None = None
-    half: ChainQuadrature | None = None
+    support: tuple[float, float]
+    _cell: list[Array] = field(default_factory=list)
 
     @classmethod
     def of_chain(
-        cls, basis: KrylovBasis, length: int, ritz: RitzPairs, sentinel: float, shorten: bool = True
+        cls, basis: KrylovBasis, length: int, ritz: RitzPairs, low: float, high: float, complete: bool = True
     ) -> ChainQuadrature:
-        """From the first ``length`` vectors of the basis, which are one chain."""
-        if shorten and length >= 6:
-            # An even number of nodes: none then sits by symmetry at 0, where |lambda| has its kink.
-            length -= length % 2
-        d = basis.surface.dimension
-        nodes, vectors = np.linalg.eigh(basis.projected[:length, :length])
-        weights = d * vectors[0] ** 2
-        # The chain's own residuals: its last vector's coupling to whatever follows it.
-        coupling = _coupling_after(basis, length)
-        unsure = np.abs(vectors[-1]) * coupling > KNOWN_RESIDUAL * np.abs(nodes)
-        settled = ritz.residuals <= KNOWN_RESIDUAL * np.abs(ritz.values)
-        above = _threshold(nodes[unsure], ritz.values[~settled], 1.5 * sentinel)
-        below = _threshold(-nodes[unsure], -ritz.values[~settled], 1.5 * sentinel)
-        outlying = (ritz.values > above) | (ritz.values < -below)
-        bulk = (nodes <= above) & (nodes >= -below)
-        known = ritz.values[outlying]
-        if not bulk.any():  # nothing is left to carry the remaining dimension: keep every node
-            known, bulk = known[:0], np.ones_like(bulk)
-        shorter = half = None
-        if shorten and length >= 3:  # a rule of one node can't hold both moments
-            shorter = cls.of_chain(basis, length - 1, ritz, sentinel, shorten=False)
-            if length >= 4 and bulk.sum() < SHORT_CHAIN:
-                half = cls.of_chain(basis, length // 2, ritz, sentinel, shorten=False)
-        return cls(known, nodes[bulk], weights[bulk], d, basis.rounding(), shorter, half)
+        """From the first ``length`` vectors of the basis, which are one chain.
 
-    @classmethod
-    def of_moments(cls, moments: Array, dimension: int, rounding: float) -> ChainQuadrature:
-        """Two nodes, the mean and the standard deviation to each side of it: all that two moments tell."""
-        mean = moments[0] / dimension
-        spread = float(np.sqrt(max(moments[1] / dimension - mean**2, 0.0)))
-        nodes = np.array([mean - spread, mean + spread])
-        return cls(np.zeros(0), nodes, np.full(2, dimension / 2), dimension, rounding)
+        Args:
+            basis: the basis.
+            length: of its first chain.
+            ritz: its Ritz pairs.
+            low: no eigenvalue of the complement lies below ``-low``.
+            high: none lies above ``high``.
+            complete: with the rules that bound the bias.
+        """
+        d = basis.surface.dimension
+        diagonal, outward = chain_coefficients(basis, 0, length)
+        couplings, last = outward[:-1], float(outward[-1])
+        gauss = gauss_rule(diagonal, couplings)
+        nodes, vectors = np.linalg.eigh(basis.projected[:length, :length])
+        unsure = np.abs(vectors[-1]) * last > KNOWN_RESIDUAL * np.abs(nodes)
+        settled = ritz.residuals <= KNOWN_RESIDUAL * np.abs(ritz.values)
+        above = _threshold(nodes[unsure], ritz.values[~settled], high)
+        below = _threshold(-nodes[unsure], -ritz.values[~settled], low)
+        known = ritz.values[(ritz.values > above) | (ritz.values < -below)]
+        bulk = _within(gauss, -below, above)
+        if bulk is None:  # nothing is left to carry the remaining dimension: keep every node
+            known, above, below, bulk = known[:0], np.inf, np.inf, gauss
+        spread: list[Rule] = []
+        around: list[Rule] = []
+        if complete and last > 2 * basis.rounding():  # else the chain has ended: its rule is the measure
+            slack = basis.rounding()
+            longer = np.append(diagonal, diagonal[-1])
+            candidates = possible_rules(longer, outward, nodes[0] - slack - low, nodes[-1] + slack + high)
+            candidates.append(gauss)
+            zero = rule_with_node(longer, outward, 0.0)
+            near = [] if zero is None else [zero, *rules_near_zero(longer, outward, zero)]
+            outside = len(gauss.nodes) - len(bulk.nodes)
+            spread = _bulks(candidates, -below, above, outside, d - len(known))
+            around = _bulks(near, -below, above, outside, d - len(known))
+        support = (-max(below if np.isfinite(below) else low, low), max(above if np.isfinite(above) else high, high))
+        own = Rule(bulk.nodes, d * bulk.weights)
+        return cls(known, own, tuple(spread), tuple(around), d, basis.rounding(), support)
+
+    @property
+    def shake(self) -> float:
+        """What rounding leaves uncertain in the eigenvalues around zero."""
+        return self.rounding / 10
 
     def second_moment(self) -> float:
         """``||H||_F^2`` as this chain alone sees it."""
-        return float((self.known**2).sum() + self._calibrated() @ self.nodes**2)
+        rest = _scaled(self.gauss, self.dimension - len(self.known))
+        return float((self.known**2).sum() + rest.weights @ rest.nodes**2)
 
-    def _calibrated(self) -> Array:
-        """The bulk's weights scaled to carry exactly the remaining dimension."""
-        total = float(self.weights.sum())
-        return self.weights * ((self.dimension - len(self.known)) / total) if total > 0 else self.weights
-
-    def estimate(self, f: SpectralFunction, moments: Array, covariance: Array) -> tuple[float, float, float]:
-        """``(tr f(H), standard error, bound on the quadrature's bias)``.
+    def estimate(
+        self, f: SpectralFunction, moments: Array, covariance: Array, steep_at_zero: bool = False
+    ) -> Functional:
+        """``tr f(H)``.
 
         Args:
             f: vectorised.
             moments: estimates of ``(tr H, ||H||_F^2)``.
             covariance: of those two, shape ``(2, 2)``.
+            steep_at_zero: f has a kink or a narrow peak at zero.
         """
-        value, slopes, misfit = self._fit(f, moments)
-        variance = 2 * misfit + float(slopes @ covariance @ slopes)
-        bias = 0.0
-        if self.shorter is not None:
-            other, near = self.shorter._fit(f, moments)[0], self
-            if np.abs(self.shorter.nodes).min() < np.abs(self.nodes).min():
-                value, other, near = other, value, self.shorter
-            far = 0.5 * (1 - near.atom())
-            value, bias = (1 - far) * value + far * other, (1 + 4 * far) / 3 * abs(value - other)
-        if self.half is not None:
-            bias = max(bias, abs(value - self.half._fit(f, moments)[0]))
-        elif len(self.nodes) < SHORT_CHAIN:
-            bias = max(bias, abs(value - self._at_the_mean(f, moments)))
-        return value, float(np.sqrt(max(variance, 0.0))), bias
-
-    def _at_the_mean(self, f: SpectralFunction, moments: Array) -> float:
-        """The crudest rule: all of the bulk at its mean."""
-        rest = self.dimension - len(self.known)
-        points = np.append(self.known, (moments[0] - self.known.sum()) / max(rest, 1))
-        return float(np.append(np.ones(len(self.known)), rest) @ np.asarray(f(points), dtype=np.float64))
-
-    def atom(self) -> float:
-        """How much of the weight at the node nearest to 0 is an atom's, as far as that decides: in [0, 1].
-
-        A smooth density gives neighbouring nodes of a Gauss rule weights of one size. 0: up to 4/3 of the
-        neighbours' mean; 1: from 4 times on; between them by the share that exceeds it.
-        """
-        i = int(np.abs(self.nodes).argmin())
-        beside = self.weights[[j for j in (i - 1, i + 1) if 0 <= j < len(self.nodes)]]
-        if len(beside) == 0 or self.weights[i] <= 0:
-            return 0.0
-        share = 1 - float(beside.mean() / self.weights[i])
-        return min(max(2 * share - 0.5, 0.0), 1.0)
-
-    def _fit(self, f: SpectralFunction, moments: Array) -> tuple[float, Array, float]:
+        nodes, weights = self.gauss.nodes, self.gauss.weights
         # A bulk of rounding errors around zero must not set the unit.
-        scale = max(float(np.abs(self.nodes).max()), self.rounding) or 1.0
-        x = self.nodes / scale
-        design = np.stack([np.ones_like(x), x, x**2], axis=1)
-        values = np.asarray(f(self.nodes), dtype=np.float64)
-        root = np.sqrt(self.weights)[:, None]
-        coefficients = np.linalg.lstsq(root * design, root[:, 0] * values, rcond=1e-10)[0]
-        misfit = values - design @ coefficients
+        scale = max(float(np.abs(nodes).max()), self.rounding) or 1.0
+        values = np.asarray(f(nodes), dtype=np.float64)
+        root = np.sqrt(weights)[:, None]
+        coefficients = np.linalg.lstsq(root * _powers(nodes / scale), root[:, 0] * values, rcond=1e-10)[0]
+
+        def misfit(points: Array) -> Array:
+            found = np.asarray(f(points), dtype=np.float64) - _powers(points / scale) @ coefficients
+            return np.asarray(found)
+
         rest = np.array(
             [
                 self.dimension - len(self.known),
@@ -151,27 +141,78 @@ class ChainQuadrature:
                 (moments[1] - (self.known**2).sum()) / scale**2,
             ]
         )
-        known = float(np.sum(f(self.known))) if len(self.known) else 0.0
-        value = known + float(rest @ coefficients) + float(self.weights @ misfit)
+        base = float(rest @ coefficients) + (float(np.sum(f(self.known))) if len(self.known) else 0.0)
+        own = weights * (rest[0] / weights.sum())
+        found = [float(rule.weights @ misfit(rule.nodes)) for rule in self.rules] or [float(own @ misfit(nodes))]
+        value = float(np.mean(found))
+        found += [float(rule.weights @ misfit(rule.nodes)) for rule in self.near_zero]
+        if steep_at_zero and self.near_zero:
+            zero = self.near_zero[0]
+            index = int(np.abs(zero.nodes).argmin())
+            spread = float(misfit(self.cell()).mean() - misfit(zero.nodes[[index]])[0])
+            value = float(zero.weights @ misfit(zero.nodes)) + float(zero.weights[index]) * spread
+        lowest, highest = min(found), max(found)
+        value = min(max(value, lowest), highest)
+        shaken = [np.abs(misfit(nodes + side) - misfit(nodes)) for side in (-self.shake, self.shake)]
+        rounding = float(own @ np.maximum(*shaken))
         slopes = coefficients[1:] / np.array([scale, scale**2])
-        return value, slopes, float(self.weights @ misfit**2)
+        # A node may stand for a single eigenvalue: its weight, a squared normal deviate, is then no measure of
+        # its own variance where it came out small.
+        variance = 2 * float(np.maximum(weights, 1.0) @ misfit(nodes) ** 2) + float(slopes @ covariance @ slopes)
+        error = float(np.sqrt(max(variance, 0.0)))
+        return Functional(base + value, error, value - lowest + rounding, highest - value + rounding)
+
+    def smoothed(self, kernel: Callable[[Array], Array]) -> tuple[Array, Array]:
+        """``sum_i k(t, lambda_i)`` at many t as the mean over the rules, and its standard error.
+
+        A quarter of the range over the rules is taken for a standard deviation of the bias.
+        """
+        settled = kernel(self.known).sum(1) if len(self.known) else 0.0
+        found = np.stack([kernel(rule.nodes) @ rule.weights for rule in self.rules or (self.gauss,)])
+        chance = 2 * kernel(self.gauss.nodes) ** 2 @ np.maximum(self.gauss.weights, 1.0)
+        value = found.mean(0)
+        bias = np.maximum(found.max(0) - value, value - found.min(0)) / 2
+        return settled + value, np.sqrt(chance + bias**2)
+
+    def cell(self) -> Array:
+        """Points of equal weight for the mass at zero."""
+        if not self._cell:
+            rule = self.near_zero[0] if self.near_zero else self.gauss
+            self._cell.append(ZeroCell.around(rule, int(np.abs(rule.nodes).argmin())).points())
+        return self._cell[0]
 
     def weighted_nodes(self) -> tuple[Array, Array, Array]:
         """Nodes, positive weights that sum to d, and 1 where the node is a known eigenvalue."""
-        nodes = np.concatenate([self.known, self.nodes])
-        weights = np.concatenate([np.ones(len(self.known)), self._calibrated()])
-        flags = np.concatenate([np.ones(len(self.known)), np.zeros(len(self.nodes))])
+        bulk = _scaled(self.gauss, self.dimension - len(self.known))
+        nodes = np.concatenate([self.known, bulk.nodes])
+        weights = np.concatenate([np.ones(len(self.known)), bulk.weights])
+        flags = np.concatenate([np.ones(len(self.known)), np.zeros(len(bulk.nodes))])
         return nodes, weights, flags
 
 
-def _coupling_after(basis: KrylovBasis, length: int) -> float:
-    """``||(I - Q_l Q_l^T) H q_l||``: inside the basis, and outside it."""
-    inside = float((basis.projected[length:, length - 1] ** 2).sum())
-    columns, gram = basis.coupling()
-    outside = (
-        float(gram[columns.index(length - 1), columns.index(length - 1)]) if length - 1 in columns else 0.0
-    )
-    return float(np.sqrt(inside + outside))
+def _powers(x: Array) -> Array:
+    return np.stack([np.ones_like(x), x, x**2], axis=1)
+
+
+def _within(rule: Rule, low: float, high: float) -> Rule | None:
+    kept = (rule.nodes >= low) & (rule.nodes <= high)
+    return Rule(rule.nodes[kept], rule.weights[kept]) if kept.any() else None
+
+
+def _bulks(rules: list[Rule], low: float, high: float, outside: int, mass: float) -> list[Rule]:
+    """The bulks of those rules with as many nodes ``outside`` as the Gauss rule, each of the same mass."""
+    found = []
+    for rule in rules:
+        bulk = _within(rule, low, high)
+        if bulk is not None and len(rule.nodes) - len(bulk.nodes) == outside:
+            found.append(_scaled(bulk, mass))
+    return found
+
+
+def _scaled(rule: Rule, mass: float) -> Rule:
+    """The rule with weights that sum to ``mass``."""
+    total = float(rule.weights.sum())
+    return Rule(rule.nodes, rule.weights * (mass / total) if total > 0 else rule.weights)
 
 
 def _threshold(*candidates: Array | float) -> float:

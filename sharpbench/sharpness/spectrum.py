@@ -40,8 +40,17 @@ class Spectrum(ABC):
         """``||H||_F^2 = sum_i lambda_i^2``."""
 
     @abstractmethod
-    def functional(self, f: SpectralFunction, name: str = "functional") -> Estimate:
-        """``tr f(H) = sum_i f(lambda_i)`` for a vectorised ``f`` of a numpy array."""
+    def functional(
+        self, f: SpectralFunction, name: str = "functional", steep_at_zero: bool = False
+    ) -> Estimate:
+        """``tr f(H) = sum_i f(lambda_i)`` for a vectorised ``f`` of a numpy array.
+
+        Args:
+            f: vectorised; it may have jumps and kinks.
+            name: of the row.
+            steep_at_zero: f has a kink or a narrow peak at zero, as functions of abs(lambda) have. The value
+                then takes into account how networks' spectra condense there; the interval holds either way.
+        """
 
     @abstractmethod
     def top_eigenvalues(self, k: int = 5) -> list[Estimate]:
@@ -79,39 +88,56 @@ class Spectrum(ABC):
         """
         if not (math.isfinite(damping) and damping > 0):
             raise must_be("damping", "> 0", damping)
-        delta, furthest, unit = damping, damping, ""
+        nearest, delta, furthest, unit = damping, damping, damping, ""
         if relative:
-            top = self.top_eigenvalues(1)[0]
-            if top.value <= 0:
-                raise must_be("lambda_max", "> 0 for a relative damping", top.value)
-            # A Ritz value is never above lambda_max, which may lie as far off as its bound says.
-            delta, furthest = damping * top.value, damping * max(top.value, top.ci_high)
+            nearest, delta, furthest = (damping * value for value in self._largest())
             unit = f" = {damping:g} lambda_max"
-        if not signed:
-            found = self.functional(lambda values: np.log1p(np.abs(values) / delta), "log_determinant")
-            if furthest > delta:
-                other = self.functional(lambda values: np.log1p(np.abs(values) / furthest))
-                found = found.widened(abs(found.value - other.value), self.tolerance)
-            formula = "sum log(1 + |lambda|/delta)"
-        else:
-            bottom = self.bottom_eigenvalue().value
-            if bottom <= -delta:
+        if signed:
+            bottom = self.bottom_eigenvalue()
+            if bottom.ci_high <= -delta or bottom.value <= -delta:
                 raise InvalidInput(
-                    f"log det(I + H/delta) needs lambda_min > -delta, but lambda_min = {bottom:.4g} and "
+                    f"log det(I + H/delta) needs lambda_min > -delta, but lambda_min = {bottom.value:.4g} and "
                     f"delta = {delta:.4g}; raise the damping or use signed=False (|H|)"
                 )
+            formula, magnitude = "log det(I + H/delta)", lambda values: np.maximum(values, -delta * (1 - 1e-12))
+        else:
+            formula, magnitude = "sum log(1 + |lambda|/delta)", np.abs
 
-            # Ritz nodes lie inside [lambda_min, lambda_max], so the argument stays positive.
+        def of(unit_length: float) -> Estimate:
             def f(values: Array) -> Array:
-                return np.asarray(np.log1p(np.maximum(values / delta, -1 + 1e-12)))
+                return np.asarray(np.log1p(np.maximum(magnitude(values) / unit_length, -1 + 1e-12)))
 
-            found = self.functional(f, "log_determinant")
-            if furthest > delta:
-                other = self.functional(lambda v: f(v * (delta / furthest)))
-                found = found.widened(abs(found.value - other.value), self.tolerance)
-            formula = "log det(I + H/delta)"
+            return self.functional(f, "log_determinant", steep_at_zero=True)
+
+        found = of(delta)
         note = f"{formula}, delta = {delta:.4g}{unit}"
+        if furthest > nearest:
+            # The sum falls as delta grows, so the ends of delta's interval bound it.
+            low, high = of(furthest).ci_low, of(nearest).ci_high if nearest > 0 else math.inf
+            found = found.stretched(min(low, found.ci_low), max(high, found.ci_high), self.tolerance)
+        if signed and bottom.ci_low <= -delta:
+            # One eigenvalue near -delta makes the determinant as small as one likes.
+            found = found.stretched(-math.inf, found.ci_high, self.tolerance)
+            note += f"; lambda_min may lie as low as {bottom.ci_low:.4g}"
         return replace(found, note=f"{note}; {found.note}" if found.note else note)
+
+    def _largest(self) -> tuple[float, float, float]:
+        """Lower bound, value and upper bound of lambda_max, which must be positive.
+
+        Beside the Ritz value, ``0 <= sum (lambda_max - lambda)(lambda - lambda_min)`` bounds it from below.
+        """
+        top, bottom = self.top_eigenvalues(1)[0], self.bottom_eigenvalue()
+        if top.ci_high <= 0 or (top.converged and top.value <= 0):
+            raise must_be("lambda_max", "> 0 for a relative damping", top.value)
+        low = top.ci_low
+        if not top.converged:
+            reach, squared, trace = max(-bottom.ci_low, 0.0), self.frobenius_squared(), self.trace()
+            below = trace.ci_high + reach * self.dimension
+            if below > 0:
+                low = max(low, (squared.ci_low + reach * trace.ci_low) / below)
+        value = top.value if top.value > 0 else math.sqrt(max(low, 1e-3 * top.ci_high) * top.ci_high)
+        value = min(max(value, low), top.ci_high)
+        return max(low, 0.0), value, top.ci_high
 
     def density(self, points: int = 256, width: float | None = None) -> pd.DataFrame:
         """The spectral density, smoothed: ``(1/d) sum_i N(t; lambda_i, width^2)`` on a grid.
@@ -130,14 +156,34 @@ class Spectrum(ABC):
         nodes, weights, known = self.weighted_nodes()
         low, high = float(nodes.min()), float(nodes.max())
         # A spectrum of one point (zero Hessian) still gets a bump of visible width.
-        sigma = width or 0.01 * (high - low) or 0.01 * max(abs(high), 1.0)
+        sigma = width or max(0.01 * (high - low), 0.6 * _spacing(nodes, weights, known))
+        sigma = sigma or 0.01 * max(abs(high), 1.0)
         grid = np.linspace(low - 3 * sigma, high + 3 * sigma, points)
-        scaled = (grid[:, None] - nodes[None, :]) / sigma
-        kernel = np.exp(-0.5 * scaled**2) / (sigma * math.sqrt(2 * math.pi))
-        density = kernel @ weights / self.dimension
-        # A random probe's weights behave like chi-squared: Var z^T A z <= 2 ||A||_F^2.
-        variance = 2 * (kernel**2) @ np.where(known > 0, 0.0, weights) / self.dimension**2
-        return pd.DataFrame({"eigenvalue": grid, "density": density, "std_error": np.sqrt(variance)})
+        density, error = self.smoothed(lambda values: _kernel(grid, values, sigma))
+        return pd.DataFrame(
+            {"eigenvalue": grid, "density": density / self.dimension, "std_error": error / self.dimension}
+        )
+
+    def smoothed(self, kernel: Callable[[Array], Array]) -> tuple[Array, Array]:
+        """``sum_i k(t, lambda_i)`` at many t, and its standard error; ``kernel(nodes)`` has shape (t, nodes)."""
+        nodes, weights, _ = self.weighted_nodes()
+        found = kernel(nodes) @ weights
+        return found, np.zeros_like(found)
+
+
+def _kernel(grid: Array, values: Array, sigma: float) -> Array:
+    scaled = (grid[:, None] - values[None, :]) / sigma
+    return np.asarray(np.exp(-0.5 * scaled**2) / (sigma * math.sqrt(2 * math.pi)))
+
+
+def _spacing(nodes: Array, weights: Array, known: Array) -> float:
+    """The mean distance between neighbouring nodes of the bulk, by weight; 0 where all is known."""
+    bulk = np.argsort(nodes[known == 0])
+    x, w = nodes[known == 0][bulk], weights[known == 0][bulk]
+    if len(x) < 2:
+        return 0.0
+    between = np.minimum(w[1:], w[:-1])
+    return float(between @ np.diff(x) / between.sum()) if between.sum() > 0 else 0.0
 
 
 class DenseSpectrum(Spectrum):
@@ -148,7 +194,9 @@ class DenseSpectrum(Spectrum):
         self.dimension = len(self.eigenvalues)
         self.hvps = hvps
 
-    def functional(self, f: SpectralFunction, name: str = "functional") -> Estimate:
+    def functional(
+        self, f: SpectralFunction, name: str = "functional", steep_at_zero: bool = False
+    ) -> Estimate:
         """``sum_i f(lambda_i)``, exact."""
         return Estimate.exact(name, float(np.sum(f(self.eigenvalues))), hvps=self.hvps)
 

@@ -11,7 +11,7 @@ from .estimate import Array
 from .krylov import KrylovBasis
 from .operator import SymmetricOperator
 from .probed import ProbedSpectrum
-from .probes import fourth_moment, probe, restricted, sign_products
+from .probes import Probes, fourth_moment, probe, restricted, sign_products
 from .quadrature import ChainQuadrature
 from .spectrum import Spectrum
 
@@ -20,8 +20,6 @@ KRYLOV_SHARE = 0.7
 FIRST_LOOK = 0.1
 # Up to this budget the probes are asked first: even the shortest look along a chain costs too many of them.
 PROBES_FIRST = 40
-# Above the fourth root of an estimate of sum lambda^4 by so much no eigenvalue lies.
-SAFETY = 1.2
 # With outliers, fewer steps than this share give neither five eigenvalues nor a quadrature worth its name.
 LEAST_SHARE = 0.45
 # An outlier takes about so many steps: its square must be worth as many probes.
@@ -44,7 +42,7 @@ def measure_two_stage(
     eigenvalues: int = 0,
     warm: Spectrum | None = None,
 ) -> Spectrum:
-    """Krylov stage, a sentinel chain, then probes: at most ``hvps`` products.
+    """Krylov stage, a second short chain, then probes: at most ``hvps`` products.
 
     Of up to 40 products, with no eigenvalues asked for, the probes that are drawn in any case come first:
     where they rule outliers out, all products are probes.
@@ -56,35 +54,35 @@ def measure_two_stage(
     reserved = guard + (0 if earlier is None else len(earlier))
     basis = KrylovBasis(surface, most, generator)
     few = most < hvps <= min(PROBES_FIRST, surface.dimension)
-    first, largest = None, None
+    first, probes_only = None, False
     with surface.session():
         if few and earlier is None and tolerance is None and not eigenvalues:
             basis.grow(1)
             first = sign_products(basis, hvps - most, generator)
             fourth, second = fourth_moment(basis, first[1])
             # lambda_1^4 <= sum lambda^4: no eigenvalue can be worth finding.
-            if 0 < fourth < (OUTLIER_SHARE / hvps * second) ** 2:
-                largest = SAFETY * fourth**0.25
-        outliers = largest is None and _grow_while_it_pays(
+            probes_only = 0 < fourth < (OUTLIER_SHARE / hvps * second) ** 2
+        outliers = not probes_only and _grow_while_it_pays(
             basis, max(2, most - reserved), hvps, guard, tolerance, eigenvalues
         )
         chain = basis.size if len(basis.starts) < 2 else basis.starts[1]
         if earlier is not None:
             basis.include(earlier)
         # Without outliers no eigenvalue is counted as known, and no copy of one need be looked for.
-        sentinel = _sentinel(basis, guard, most) if outliers else np.inf
+        if outliers:
+            _second_chain(basis, guard, most)
         left = hvps - (surface.hvps - before)
-        probes = np.zeros((0, 3)) if first is None else restricted(basis, *first)
+        probes = Probes.none() if first is None else restricted(basis, *first)
         rounds = left if tolerance is None else PROBE_ROUND
         while left > 0 and not basis.complete:
-            probes = np.vstack([probes, probe(basis, min(rounds, left), generator)])
+            probes = probes.and_more(probe(basis, min(rounds, left), generator))
             left = hvps - (surface.hvps - before)
             if tolerance is not None:
-                so_far = ProbedSpectrum(basis, chain, probes, sentinel, hvps)
+                so_far = ProbedSpectrum(basis, chain, probes, hvps)
                 checked = (so_far.trace(), so_far.frobenius_norm())
                 if all(e.half_width <= tolerance * abs(e.value) for e in checked):
                     break
-    result = ProbedSpectrum(basis, chain, probes, sentinel, surface.hvps - before, largest)
+    result = ProbedSpectrum(basis, chain, probes, surface.hvps - before, probes_only)
     result.tolerance = tolerance
     return result
 
@@ -135,7 +133,7 @@ def _worth_finding(values: Array, total: float, hvps: int, share: float) -> bool
 
 def _second_moment(basis: KrylovBasis) -> float:
     chain = basis.size if len(basis.starts) < 2 else basis.starts[1]
-    return ChainQuadrature.of_chain(basis, chain, basis.ritz(), 0.0).second_moment()
+    return ChainQuadrature.of_chain(basis, chain, basis.ritz(), 0.0, 0.0, complete=False).second_moment()
 
 
 def _captured(basis: KrylovBasis) -> float:
@@ -148,14 +146,13 @@ def _eigenvalues_settled(basis: KrylovBasis, tolerance: float) -> bool:
     return bool((ritz.residuals[:5] <= tolerance * np.abs(ritz.values[:5])).all())
 
 
-def _sentinel(basis: KrylovBasis, guard: int, most: int) -> float:
-    """A short chain in the complement: the largest |Ritz value| it finds there.
+def _second_chain(basis: KrylovBasis, guard: int, most: int) -> None:
+    """Short chains in the complement, which find and exclude copies of the outliers.
 
     One Lanczos chain sees a repeated eigenvalue once. A copy left in the complement is its extreme
     eigenvalue, which a few steps from a fresh random start reveal; the chain joins the basis, so the copy
-    is found, and eigenvalues not well above the sentinel's are not counted as simple.
+    is found, and from its random start follows how far out a further one can lie.
     """
-    largest = 0.0
     for _ in range(3):
         if basis.size >= most or basis.complete or basis.fruitless:
             break
@@ -167,4 +164,3 @@ def _sentinel(basis: KrylovBasis, guard: int, most: int) -> float:
         largest = float(np.abs(np.linalg.eigvalsh(block)).max())
         if largest <= 0.5 * float(np.abs(basis.ritz().values).max()):
             break
-    return largest
