@@ -19,7 +19,13 @@ from .examples import gradient_moments
 from .gauss_newton import GaussNewton
 from .groups import MEASURES
 from .krylov import KrylovBasis
-from .notices import MeasuredInEvalMode, MeasurementWarning, SlowerFormulation, SmallerBatches
+from .notices import (
+    LossDependsOnBatches,
+    MeasuredInEvalMode,
+    MeasurementWarning,
+    SlowerFormulation,
+    SmallerBatches,
+)
 from .operator import Rescaled, SymmetricOperator
 from .pac_bayes import pac_bayes
 from .perturbation import average_case_sharpness, sam_sharpness, worst_case_sharpness
@@ -41,6 +47,7 @@ __all__ = [
     "Estimate",
     "GaussNewton",
     "KrylovBasis",
+    "LossDependsOnBatches",
     "LossSurface",
     "Measure",
     "MeasuredInEvalMode",

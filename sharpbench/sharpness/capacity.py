@@ -114,12 +114,12 @@ def path_norm(surface: LossSurface) -> Estimate:
     if strange:
         return Estimate.undefined("path_norm", f"no path norm through {', '.join(sorted(strange))}")
     inputs = next(iter(surface.batches)).inputs
-    with surface.session(), torch.no_grad():
+    with surface.session(), surface.evaluate.values_only():
         saved = [p.detach().clone() for p in surface.model.parameters()]
         try:
             for p in surface.model.parameters():
                 p.data.square_()
-            total = float(surface.model(torch.ones_like(inputs[:1])).double().sum())
+            total = float(surface.model(torch.ones_like(inputs[:1])).detach().double().sum())
         finally:
             for p, before in zip(surface.model.parameters(), saved, strict=True):
                 p.data.copy_(before)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import pandas as pd
 from torch import Tensor, nn
 
-from ..errors import must_be, unknown_name
+from ..errors import InvalidInput, must_be, unknown_name
+from .batches import Weight
+from .capacity import distance_from
 from .evaluation import LossFunction
-from .groups import COLUMNS, MEASURES, Session, basics
+from .groups import COLUMNS, MEASURES, Session, basics, row_names
 from .spectrum import Spectrum
 from .subject import parameter_groups, unwrap
 from .surface import LossSurface
@@ -54,7 +57,7 @@ def measure(
     loss_fn: LossFunction,
     data: Any,
     *,
-    measures: Sequence[str] = ("spectrum", "sam_sharpness", "universal"),
+    measures: str | Sequence[str] = ("spectrum", "sam_sharpness", "universal"),
     hvps: int = 100,
     rho: float = 0.05,
     damping: float = 0.01,
@@ -66,6 +69,7 @@ def measure(
     warm: Card | Spectrum | None = None,
     initial: Mapping[str, Tensor] | None = None,
     distributed: bool = False,
+    weight: Weight = None,
     progress: Callable[[str], None] | None = None,
 ) -> Card:
     """How sharp is this model on these data? One table, each value with its error.
@@ -82,9 +86,10 @@ def measure(
 
     Args:
         model: any ``torch.nn.Module``; measured in eval mode and left as it was.
-        loss_fn: ``loss_fn(outputs, targets)``, a scalar mean.
+        loss_fn: ``loss_fn(outputs, targets)``, a scalar; a mean over examples unless ``weight`` is given.
         data: ``(inputs, targets)`` or a re-iterable of such batches, in a fixed order.
-        measures: names from :data:`MEASURES`.
+        measures: a name or names from :data:`MEASURES`. A group that can't be computed on this network has
+            rows of nan with the reason in ``notes``, and the others stay.
         hvps: budget of Hessian-vector products of the spectrum.
         rho: radius of SAM sharpness and of everything measured from loss values.
         damping: delta of ``log_determinant`` = sum log(1 + abs(lambda)/delta).
@@ -96,7 +101,10 @@ def measure(
             ``measures`` is then left aside, and there are no standard errors but the trace's.
         warm: an earlier card or spectrum of the same network, for measuring along training.
         initial: a state dict, for ``distance_from_init``.
-        distributed: ``data`` is this rank's shard; every rank of the default process group calls.
+        distributed: ``data`` is this rank's shard; every rank of the default process group calls. An error
+            in a group then ends the whole call, on all ranks alike.
+        weight: what the loss of a batch is divided by: ``None`` (its examples), ``"sum"`` (nothing), or a
+            function of ``(inputs, targets)``; see :class:`~sharpbench.sharpness.surface.LossSurface`.
         progress: called with the name of each group before it is measured.
 
     Raises:
@@ -110,23 +118,30 @@ def measure(
         >>> list(card.frame["measure"])[:3]
         ['loss', 'grad_norm', 'trace']
     """
-    for name in measures:
+    chosen = [measures] if isinstance(measures, str) else list(measures)
+    for name in chosen:
         if name not in MEASURES:
             raise unknown_name("measure", name, MEASURES)
-    if not (math.isfinite(rho) and rho > 0):
-        raise must_be("rho", "> 0", rho)
-    if not (math.isfinite(damping) and damping > 0):
-        raise must_be("damping", "> 0", damping)
-    if top_k < 1:
-        raise must_be("top_k", ">= 1", top_k)
-    if hvps < 6:
-        raise must_be("hvps", ">= 6", hvps)
+    for key, length in (("rho", rho), ("damping", damping)):
+        if not (isinstance(length, Real) and math.isfinite(length) and length > 0):
+            raise must_be(key, "> 0", length)
+    _check_whole("top_k", top_k, 1)
+    _check_whole("hvps", hvps, 6)
+    _check_whole("seed", seed)
     if backend not in ("sharpbench", "pyhessian"):
         raise unknown_name("backend", backend, ("sharpbench", "pyhessian"))
-    surface = LossSurface(model, loss_fn, data, params=params, batch_size=batch_size, distributed=distributed)
+    surface = LossSurface(
+        model, loss_fn, data, params=params, batch_size=batch_size, distributed=distributed, weight=weight
+    )
     earlier = warm.spectrum if isinstance(warm, Card) else warm
+    if earlier is not None and earlier.dimension != surface.dimension:
+        raise must_be(
+            "the dimension of the warm start", f"{surface.dimension}, as the surface's", earlier.dimension
+        )
+    if initial is not None and "capacity" in chosen:
+        distance_from(surface, initial)  # refuses another network's weights
     session = Session(surface, hvps, rho, damping, top_k, seed, earlier, initial)
-    groups = {name: group for name, group in MEASURES.items() if name in measures}
+    groups = {name: group for name, group in MEASURES.items() if name in chosen}
     if backend == "pyhessian":
         from .reference import pyhessian_rows
 
@@ -136,7 +151,17 @@ def measure(
         for name, group in groups.items():
             if progress is not None:
                 progress(name)
-            group(session)
+            try:
+                group(session)
+            except Warning:
+                raise
+            except Exception as error:
+                if name not in MEASURES or surface.shards.active:  # other ranks would wait for this one
+                    raise
+                said = str(error).partition("\n")[0]
+                reason = said if isinstance(error, InvalidInput) else f"{type(error).__name__}: {said}"
+                session.undefined(row_names(name, top_k), f"not computed: {reason}")
+                surface.graphs.clear()
     frame = pd.DataFrame(session.rows, columns=COLUMNS)
     return Card(frame, session.density, session.spectrum, session.notes)
 
@@ -149,11 +174,13 @@ def measure_layers(
     hvps: int = 30,
     seed: int = 0,
     batch_size: int | None = None,
+    weight: Weight = None,
 ) -> pd.DataFrame:
     """Trace, Frobenius norm and top eigenvalue of every layer's own block of the Hessian.
 
     A layer is a module that holds parameters itself; a tied weight belongs to the first. ``hvps`` products
-    are spent on each. The traces add up to the whole trace; the other two do not.
+    are spent on each; ``data``, ``batch_size`` and ``weight`` are those of :func:`measure`. The traces add up
+    to the whole trace; the other two do not.
 
     Returns:
         A frame with ``layer``, ``parameters`` (their number) and the card's columns.
@@ -165,11 +192,13 @@ def measure_layers(
         >>> sorted(set(frame["layer"]))
         ['0', '2']
     """
-    if hvps < 6:
-        raise must_be("hvps", ">= 6", hvps)
+    _check_whole("hvps", hvps, 6)
     frames = []
     for index, (layer, names) in enumerate(parameter_groups(unwrap(model)).items()):
-        surface = LossSurface(model, loss_fn, data, params=names, batch_size=batch_size, check=index == 0)
+        first = index == 0  # model, loss and data are the same for every layer
+        surface = LossSurface(
+            model, loss_fn, data, params=names, batch_size=batch_size, check=first, weight=weight
+        )
         session = Session(surface, hvps, 1.0, 1.0, 1, seed)
         with surface.session():
             MEASURES["spectrum"](session)
@@ -179,3 +208,10 @@ def measure_layers(
         kept.insert(1, "parameters", surface.dimension)
         frames.append(kept)
     return pd.concat(frames, ignore_index=True)
+
+
+def _check_whole(name: str, value: int, least: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise must_be(name, "a whole number", value)
+    if least is not None and value < least:
+        raise must_be(name, f">= {least}", value)

@@ -15,8 +15,9 @@ from .flat import flatten
 from .graphs import NoSecondDerivative, product
 from .isolation import isolated
 from .layers import LayerForm, possible_forms
-from .memory import out_of_memory
+from .memory import out_of_memory, within_memory
 from .notices import SlowerFormulation
+from .structures import tensors
 from .subject import warn_once
 from .verification import second_derivative_is_right
 
@@ -41,7 +42,7 @@ def require_deterministic(surface: LossSurface) -> bool:
         InvalidInput: with the likely cause (shuffling, dropout left on, a loss that is not finite).
     """
     with surface.session():
-        first, second = _walk(surface), _walk(surface)
+        first, second = within_memory(surface, lambda: (_walk(surface), _walk(surface)))
     if first.prints != second.prints:
         raise InvalidInput(
             "the data give different batches on a second pass, so there is no one loss surface; "
@@ -128,6 +129,8 @@ def adopt_form(surface: LossSurface) -> LayerForm:
     for form in forms[:-1]:
         try:
             same = (_product_as(surface, batch, probe, form) - plain).norm() <= limit * plain.norm()
+        except NoSecondDerivative:  # a model that differentiates in forward needs a third one
+            continue
         except RuntimeError as error:  # a view of activations that wants them in NCHW order
             if out_of_memory(error):
                 raise
@@ -141,11 +144,11 @@ def _few(surface: LossSurface, batch: Batch) -> Batch:
     """The first examples of a batch; the whole of it where the model does not take fewer."""
     few = batch.first(EXAMPLES)
     try:
-        with isolated(surface.model, surface.parameters, "own"), torch.no_grad():
-            surface.evaluate.loss(few)
+        with isolated(surface.model, surface.parameters, "own"), surface.evaluate.values_only():
+            loss = float(surface.evaluate.loss(few).detach())
     except Exception:
         return batch
-    return few
+    return few if math.isfinite(loss) else batch  # not finite: these few are all padding
 
 
 def _product_as(surface: LossSurface, batch: Batch, probe: Tensor, form: LayerForm) -> Tensor:
@@ -167,18 +170,19 @@ class _Walk:
 def _walk(surface: LossSurface) -> _Walk:
     walk = _Walk()
     for batch in surface.batches:
-        weight = batch.count / surface.examples
+        share = surface.share(batch)
         loss, pieces = surface.evaluate.loss_and_gradient(batch)
         value = float(loss)
         if not math.isfinite(value):
             raise InvalidInput(
                 f"the loss is {value} on this data; has training diverged, or do inputs hold nan or inf?"
             )
-        flat = torch.cat([piece.detach().reshape(-1) for piece in pieces]).double() * weight
+        flat = torch.cat([piece.detach().reshape(-1) for piece in pieces]).double() * share
         walk.gradient = walk.gradient.to(flat) + flat if walk.prints else flat
-        walk.loss += value * weight
+        walk.loss += value * share
         walk.size += 1e-3 * float(flat.norm())
-        walk.prints.append((float(batch.count), *_prints(batch.inputs), *_prints(batch.targets)))
+        prints = [*_prints(batch.inputs), *_prints(batch.targets)]
+        walk.prints.append((float(batch.count), batch.weight, *prints))
     if not walk.prints:
         raise InvalidInput("data hold no examples on a second pass; pass a re-iterable such as a list")
     if not bool(torch.isfinite(walk.gradient).all()):
@@ -187,10 +191,14 @@ def _walk(surface: LossSurface) -> _Walk:
 
 
 def _prints(value: Any) -> list[float]:
-    if isinstance(value, Tensor):
-        return [float(value.detach().double().sum()), float(value.detach().double().square().sum())]
-    if isinstance(value, dict):
-        return [p for item in value.values() for p in _prints(item)]
-    if isinstance(value, tuple | list):
-        return [p for item in value for p in _prints(item)]
-    return []
+    """Numbers that tell one batch from another; missing values (nan) are counted, since nan != nan."""
+    found = []
+    for tensor in tensors(value):
+        dense = tensor.detach()
+        if dense.layout != torch.strided:
+            dense = dense.to_dense()
+        flat = (torch.view_as_real(dense) if dense.is_complex() else dense).double()
+        missing = flat.isnan()
+        flat = flat.nan_to_num(nan=0.0)
+        found += [float(flat.sum()), float(flat.square().sum()), float(missing.sum())]
+    return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInput, must_be
 from .batches import Batch
+from .flat import whole
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -28,7 +30,16 @@ class Evaluator:
         self.model = model
         self.loss_fn = loss_fn
         self.parameters = parameters
-        self._double_outputs = True
+        #: whether the model differentiates in forward, so that it can't run under no_grad
+        self.needs_grad = False
+        #: whether the loss takes outputs in double precision
+        self.double_outputs = True
+
+    @contextmanager
+    def values_only(self) -> Iterator[None]:
+        """For values without derivatives: no graph is recorded, unless the model itself needs one."""
+        with torch.set_grad_enabled(self.needs_grad):
+            yield
 
     def loss(self, batch: Batch, *, double: bool = False) -> Tensor:
         """The scalar loss of one batch; with ``double``, reduced in float64 where that can be."""
@@ -41,17 +52,20 @@ class Evaluator:
             InvalidInput: it is not one number.
         """
         loss: Any = None
-        if double and self._double_outputs and isinstance(outputs, Tensor) and outputs.is_floating_point():
+        if double and self.double_outputs and isinstance(outputs, Tensor) and outputs.is_floating_point():
             try:
                 loss = self.loss_fn(outputs.double(), targets)
             except RuntimeError as error:  # e.g. float32 class weights: then in the model's own precision
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
-                self._double_outputs = False
+                self.double_outputs = False
         if loss is None:
             loss = self.loss_fn(outputs, targets)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        if not isinstance(loss, Tensor):
+            cause = "return the loss tensor alone, without .item() and without other values"
+            raise must_be("what loss_fn returns", "a scalar tensor", type(loss).__name__, cause)
+        if loss.numel() != 1:
+            got = tuple(loss.shape)
             raise must_be("loss_fn", "a scalar mean over the batch", got, 'is it reduction="none"?')
         return loss.reshape(())
 
@@ -64,13 +78,21 @@ class Evaluator:
         loss = self.loss(batch)
         if not loss.requires_grad:
             raise InvalidInput(
-                "the loss does not depend on the parameters; is the model's output detached, or computed "
-                "under no_grad?"
+                "the loss does not depend on the parameters; is the model's output detached, computed under "
+                "no_grad, or a derivative taken without create_graph=True?"
             )
-        pieces = torch.autograd.grad(
-            loss, self.parameters, create_graph=create_graph, allow_unused=True, materialize_grads=True
-        )
-        return loss.detach(), list(pieces)
+        try:
+            pieces = torch.autograd.grad(
+                loss, self.parameters, create_graph=create_graph, allow_unused=True, materialize_grads=True
+            )
+        except RuntimeError as error:
+            if "a second time" not in str(error):
+                raise
+            raise InvalidInput(
+                "the model's graph is freed before the loss is differentiated; does forward call backward(), "
+                "or autograd.grad without create_graph=True?"
+            ) from error
+        return loss.detach(), whole(pieces)
 
     def gradient(self, batch: Batch) -> list[Tensor]:
         """The gradient of one batch."""

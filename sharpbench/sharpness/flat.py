@@ -45,9 +45,15 @@ def flatten(pieces: Sequence[Tensor]) -> Tensor:
     return torch.cat([piece.detach().reshape(-1) for piece in pieces])
 
 
+def whole(pieces: Sequence[Tensor]) -> list[Tensor]:
+    """Pieces of a gradient as ordinary tensors; embeddings may give sparse ones."""
+    return [piece if piece.layout == torch.strided else piece.to_dense() for piece in pieces]
+
+
 @dataclass
 class BatchMean:
-    """``sum_b (n_b / N) t_b`` for k flat vectors at once; a term comes as pieces shaped like the parameters.
+    """``sum_b s_b t_b`` for k flat vectors at once, ``s_b`` the share of batch b in the loss; a term comes as
+    pieces shaped like the parameters.
 
     Summed in float64 on CPU, where that is cheap. A single batch that holds every example has nothing to
     sum, and is handed through.
@@ -55,7 +61,6 @@ class BatchMean:
 
     layout: Layout
     count: int
-    examples: int
     dtype: torch.dtype
     device: torch.device
     whole: bool
@@ -64,14 +69,14 @@ class BatchMean:
         self._single: list[Tensor] = []
         self._total: Tensor | None = None
 
-    def add(self, index: int, pieces: Sequence[Tensor], examples: int) -> None:
-        """Add the term of a batch of so many examples to the vector of this index (in order, from 0)."""
+    def add(self, index: int, pieces: Sequence[Tensor], share: float) -> None:
+        """Add the term of a batch with this share to the vector of this index (in order, from 0)."""
         if self.whole:
             self._single.append(flatten(pieces))
             return
         lines = self.layout.split(self._sum()[index])
         for line, piece in zip(lines, pieces, strict=True):
-            line.add_(piece.detach(), alpha=examples / self.examples)
+            line.add_(piece.detach(), alpha=share)
 
     def value(self) -> Tensor:
         """The mean, shape ``(k, d)``; zero where no batch was added."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import InvalidInput
 from .batches import Batch
+from .flat import whole
 from .surface import LossSurface
 
 
@@ -87,5 +88,5 @@ class GaussNewton:
             result = torch.autograd.grad(
                 outputs, parameters, curved, retain_graph=True, allow_unused=True, materialize_grads=True
             )
-            flat = torch.cat([piece.reshape(-1) for piece in result])
-            total[index].add_(flat.to(total.dtype), alpha=batch.count / surface.examples)
+            flat = torch.cat([piece.reshape(-1) for piece in whole(result)])
+            total[index].add_(flat.to(total.dtype), alpha=surface.share(batch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from ..errors import SharpbenchError
 from ..tape import Tape
 from .batches import Batch
-from .memory import free_memory
+from .flat import whole
+from .memory import free_memory, out_of_memory
 from .replay import Replays, replay
 
 # Share of the memory now free that kept graphs may take; products need room beside them.
@@ -109,8 +111,16 @@ class GradientGraphs:
             saved.append(tensor)
             return len(saved) - 1
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, saved.__getitem__):
-            build(batch)
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(pack, saved.__getitem__):
+                build(batch)
+        except RuntimeError as error:
+            # torch.func, used inside the model, does not run under such hooks, and sparse tensors have no
+            # storage: the graph is then taken for too large to keep another beside it.
+            if out_of_memory(error):
+                raise
+            self.bytes_per_example = math.inf
+            return build(batch)
         saved.clear()
         self.bytes_per_example = sum(sizes.values()) / batch.count
         # Without hooks from now on: they would cost every product a little.
@@ -139,7 +149,7 @@ def product(
     if not active:
         return [torch.zeros_like(p) for p in parameters]
     try:
-        return torch.autograd.grad(
+        found = torch.autograd.grad(
             [gradient[i] for i in active],
             parameters,
             [row[i].to(gradient[i].dtype) for i in active],
@@ -152,3 +162,4 @@ def product(
         if any(sign in str(error) for sign in signs) and "second time" not in str(error):
             raise NoSecondDerivative(str(error).split("\n")[0]) from error
         raise
+    return whole(found)

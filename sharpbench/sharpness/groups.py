@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,7 +65,18 @@ class Session:
         gradients = self.surface.gradients
         hvps = self.surface.hvps
         found: list[Estimate] = []
-        yield found
+        try:
+            yield found
+        finally:  # what was found before an error stays
+            self._record(found, start, hvps, gradients)
+
+    def undefined(self, names: Sequence[str], reason: str) -> None:
+        """Rows of these names without a value, but for those that there are already."""
+        known = {row["measure"] for row in self.rows}
+        with self.group() as found:
+            found += [Estimate.undefined(name, reason) for name in names if name not in known]
+
+    def _record(self, found: Sequence[Estimate], start: float, hvps: int, gradients: int) -> None:
         cost = {
             "hvps": max(self.surface.hvps - hvps, *(e.hvps for e in found), 0) if found else 0,
             "gradients": self.surface.gradients - gradients,
@@ -207,3 +218,32 @@ MEASURES: dict[str, Callable[[Session], None]] = {
     "pac_bayes": _pac_bayes,
 }
 """Groups that :func:`measure` takes, in the order in which they are measured."""
+
+
+def row_names(group: str, top_k: int) -> list[str]:
+    """The rows that a group of :data:`MEASURES` gives on every network where it can be computed.
+
+    >>> row_names("spectrum", 1)[-2:], row_names("m_sharpness", 1)
+    (['lambda_1', 'lambda_min'], ['m_sharpness'])
+    """
+    if group == "spectrum":
+        tops = [f"lambda_{i}" for i in range(1, top_k + 1)]
+        return ["trace", "frobenius_norm", "frobenius_squared", "log_determinant", *tops, "lambda_min"]
+    if group == "universal":
+        names = ["phi_psi_mu:trace", "phi_psi_mu:frobenius_squared", "phi_psi_mu:log_det"]
+        return [*names, *(f"{name}@radius" for name in names)]
+    return _ROWS[group]
+
+
+_ROWS = {
+    "sam_sharpness": ["sam_sharpness"],
+    "worst_case": ["worst_case", "worst_case_linf", "adaptive_worst_case"],
+    "average_case": ["average_case", "adaptive_average_case"],
+    "m_sharpness": ["m_sharpness"],
+    "gauss_newton": ["ggn_trace", "ggn_lambda_1"],
+    "gradient_noise": ["empirical_fisher_trace", "gradient_snr"],
+    "relative": ["relative_flatness", "fisher_rao"],
+    "scale_invariant": ["scale_invariant_trace", "scale_invariant_lambda_1"],
+    "capacity": ["weight_norm", "path_norm"],
+    "pac_bayes": ["pac_bayes", "pac_bayes_sigma", "magnitude_pac_bayes", "magnitude_pac_bayes_sigma"],
+}

@@ -20,17 +20,22 @@ def isolated(model: nn.Module, measured: Sequence[Tensor], form: LayerForm) -> I
 
     Restored, also when an exception passes: every module's ``training`` flag, buffer *values*, each
     parameter's ``requires_grad`` and ``grad``, and the random state of torch, numpy and Python. While
-    inside: the math attention kernel (the fused ones have no second derivative), no autocast, and
-    convolutions and BatchNorm evaluated in the given form.
+    inside: the math attention kernel (the fused ones have no second derivative), no sparse gradients of
+    embeddings (they have none either), no autocast, and convolutions and BatchNorm evaluated in the given
+    form.
     """
     flags = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    sparse = [m for m, _ in flags if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse]
     device = measured[0].device
     wanted = {id(p) for p in measured}
     with ExitStack() as stack:
         stack.enter_context(_random_state(device))
         stack.callback(_restore, flags, buffers, parameters)
+        for embedding in sparse:
+            stack.callback(setattr, embedding, "sparse", True)
+            embedding.sparse = False
         for module, _ in flags:
             # The flag itself, not .eval(): overridden train()/eval() may merge or rewrite weights.
             module.training = False

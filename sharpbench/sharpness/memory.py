@@ -21,7 +21,8 @@ def within_memory(surface: LossSurface, attempt: Callable[[], Result]) -> Result
     """Try; where memory runs out keep fewer graphs, then smaller batches, with one warning, and try again.
 
     Raises:
-        torch.OutOfMemoryError: one example at a time is still too much.
+        torch.OutOfMemoryError: one example at a time is still too much, or the loss of a batch is not made
+            of the losses of its parts.
     """
     while True:
         try:
@@ -32,7 +33,8 @@ def within_memory(surface: LossSurface, attempt: Callable[[], Result]) -> Result
             problem = str(error).partition("\n")[0]
         # Outside the handler: the traceback would hold what is to be freed.
         if not surface.shrink():
-            raise torch.OutOfMemoryError(problem)
+            reason = f"; the batches can't be cut: {surface.indivisible}" if surface.indivisible else ""
+            raise torch.OutOfMemoryError(problem + reason)
         warn_once(surface, SmallerBatches, f"memory ran out ({problem}); going on in smaller pieces")
 
 

@@ -17,3 +17,7 @@ class SmallerBatches(MeasurementWarning):
 
 class MeasuredInEvalMode(MeasurementWarning):
     """Modules in train mode that act otherwise in eval mode: the surface is that of eval mode."""
+
+
+class LossDependsOnBatches(MeasurementWarning):
+    """The losses of the batches are no weighted means over examples: L depends on how the data were cut."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from .batches import Batch
 from .estimate import Estimate
 from .gauss_newton import GaussNewton
 from .operator import Rescaled
@@ -66,18 +67,27 @@ def scale_invariant_rows(surface: LossSurface, *, hvps: int = 50, seed: int = 0)
 
 
 def is_classification(surface: LossSurface) -> bool:
-    """Whether cross-entropy of these outputs and labels is the surface's own loss."""
-    batch = next(iter(surface.batches))
-    with surface.session(), torch.no_grad():
-        outputs = surface.model(batch.inputs)
-        labels = batch.targets
-        if not (isinstance(outputs, torch.Tensor) and isinstance(labels, torch.Tensor)):
-            return False
-        if outputs.ndim != 2 or labels.ndim != 1 or labels.is_floating_point() or outputs.shape[1] < 2:
-            return False
-        if int(labels.min()) < 0 or int(labels.max()) >= outputs.shape[1]:
-            return False
-        ours = float(surface.evaluate.loss_of(outputs, labels))
-        return abs(ours - float(torch.nn.functional.cross_entropy(outputs, labels))) <= 1e-4 * max(
-            1.0, abs(ours)
-        )
+    """Whether the surface's loss is the plain mean of the cross-entropy of its outputs and labels.
+
+    On every batch: one that holds a single class does not show class weights.
+    """
+    with surface.session(), surface.evaluate.values_only():
+        plain = all(_is_cross_entropy(surface, batch) for batch in surface.batches)
+    return not float(surface.shards.sum(torch.tensor([float(not plain)], device=surface.device)))
+
+
+def _is_cross_entropy(surface: LossSurface, batch: Batch) -> bool:
+    labels = batch.targets
+    if not isinstance(labels, torch.Tensor) or labels.ndim != 1 or labels.is_floating_point():
+        return False
+    outputs = surface.model(batch.inputs)
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+        return False
+    if int(labels.min()) < 0 or int(labels.max()) >= outputs.shape[1]:
+        return False
+    if abs(surface.share(batch) * surface.examples - batch.count) > 1e-6 * batch.count:
+        return False
+    outputs = outputs.detach()
+    ours = float(surface.evaluate.loss_of(outputs, labels).detach())
+    plain = float(torch.nn.functional.cross_entropy(outputs, labels))
+    return abs(ours - plain) <= 1e-4 * max(1.0, abs(ours))

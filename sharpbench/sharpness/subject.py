@@ -53,9 +53,27 @@ def select_parameters(model: nn.Module, params: str | Sequence[str]) -> list[nn.
             raise InvalidInput(
                 f"parameter {name!r} was made under inference_mode; build the model outside it"
             )
-        if any(p is c for c in chosen) and p.dtype not in (torch.float32, torch.float64):
-            raise must_be("parameters", "float32 or float64", str(p.dtype), "convert with model.float()")
+        if not any(p is c for c in chosen):
+            continue
+        if p.is_meta:
+            raise InvalidInput(
+                f"parameter {name!r} is on the meta device and has no values; load weights first"
+            )
+        if p.dtype not in (torch.float32, torch.float64):
+            raise InvalidInput(
+                f"parameters must be float32 or float64, but {name!r} is {p.dtype}; {_remedy(p)}"
+            )
+        if p.device != chosen[0].device:
+            raise must_be("parameters", "on one device", f"{chosen[0].device} and {p.device}")
     return chosen
+
+
+def _remedy(parameter: torch.Tensor) -> str:
+    if parameter.is_complex():
+        return "hold its real and imaginary parts in a real parameter, with torch.view_as_complex in forward"
+    if parameter.is_floating_point():
+        return "convert with model.float()"
+    return 'whole numbers have no derivatives, so leave it out: params="trainable"'
 
 
 def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
@@ -90,11 +108,24 @@ def _minds(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.dropout._DropoutNd) and bool(module.p > 0)
 
 
-def refuse_sum(loss_fn: Callable[..., Any]) -> None:
-    """Refuse a loss that says it is a sum: batches are weighted as means."""
+def refuse_renormalising(model: nn.Module) -> None:
+    """Refuse embeddings with ``max_norm``, which change their weights in forward."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            raise InvalidInput(
+                f"embedding {name!r} has max_norm={module.max_norm} and changes its weights in forward; "
+                "shorten them once and set max_norm=None"
+            )
+
+
+def refuse_sum(loss_fn: Callable[..., Any], weight: object = None) -> None:
+    """Refuse a loss that says it is a sum where it is weighted as a mean, and the other way round."""
     keywords = getattr(loss_fn, "keywords", {})
-    if getattr(loss_fn, "reduction", keywords.get("reduction")) == "sum":
-        raise must_be("loss_fn", "a mean over the batch", 'reduction="sum"', "batches are weighted by size")
+    reduction = getattr(loss_fn, "reduction", keywords.get("reduction"))
+    if reduction == "sum" and weight != "sum":
+        raise must_be("loss_fn", "a mean over the batch", 'reduction="sum"', 'or pass weight="sum"')
+    if reduction == "mean" and weight == "sum":
+        raise must_be("loss_fn", 'a sum over the batch with weight="sum"', 'reduction="mean"')
 
 
 def warn_once(owner: object, category: type[Warning], message: str) -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..errors import InvalidInput, must_be
-from .batches import Batch
 from .estimate import Estimate
 from .perturbation import worst_case_sharpness
 from .surface import LossSurface
@@ -39,7 +36,7 @@ def m_sharpness(
             for chosen in order.split(m):
                 if len(values) == subsets or len(chosen) < min(m, batch.count):
                     break
-                part = surface.restricted([_take(batch, chosen.to(surface.device))])
+                part = surface.restricted([batch.take(chosen)])
                 found = worst_case_sharpness(part, rho, steps=steps, restarts=1, clip=False)
                 values.append(found.value)
     if len(values) < 2:
@@ -49,16 +46,3 @@ def m_sharpness(
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     note = f"{len(values)} subsets of {m} examples, {steps} ascent steps"
     return Estimate.from_error("m_sharpness", float(np.mean(values)), error, len(values) - 1, note=note)
-
-
-def _take(batch: Batch, chosen: Tensor) -> Batch:
-    def rows(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value[chosen] if value.ndim and len(value) == batch.count else value
-        if isinstance(value, dict):
-            return {key: rows(item) for key, item in value.items()}
-        if isinstance(value, tuple | list):
-            return type(value)(rows(item) for item in value)
-        return value
-
-    return Batch(rows(batch.inputs), rows(batch.targets), len(chosen))

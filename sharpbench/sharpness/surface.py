@@ -10,20 +10,25 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import InvalidInput, must_be, unknown_name
-from .batches import Batch, Batches
+from ..errors import must_be, unknown_name
+from .batches import Batch, Batches, Weight
 from .checks import adopt_form, adopt_formulation, require_deterministic
+from .data_checks import require_matching, require_parts
+from .decomposition import halve
 from .differences import central_difference, displaced
 from .evaluation import Evaluator, LossFunction
 from .flat import BatchMean, Layout, flatten
 from .graphs import GradientGraphs
+from .inner_derivatives import differentiates_in_forward
 from .isolation import isolated
 from .layers import LayerForm
 from .memory import within_memory
 from .operator import dense
 from .shards import Shards
 from .spectrum import LARGEST_DENSE
-from .subject import refuse_sum, select_parameters, unwrap, warn_of_train_mode
+from .structures import map_tensors
+from .subject import refuse_renormalising, refuse_sum, select_parameters, unwrap, warn_of_train_mode
+from .weighting import Weighting
 
 Formulation = Literal["auto", "double_backward", "central_difference"]
 
@@ -31,33 +36,40 @@ Formulation = Literal["auto", "double_backward", "central_difference"]
 class LossSurface:
     """The mean loss over a data set as a function of the parameters, with its derivatives.
 
-    ``L(x) = sum_b n_b l_b(x) / sum_b n_b``, ``l_b`` the mean loss of batch b with ``n_b`` examples, in
-    eval mode at fixed buffers. The model is left as it was: training flags, buffers, ``.grad``,
-    ``requires_grad`` and random state.
+    ``L(x) = sum_b w_b l_b(x) / sum_b w_b``, ``l_b`` the loss of batch b and ``w_b`` its ``weight`` (by
+    default its number of examples), in eval mode at fixed buffers. The model is left as it was: training
+    flags, buffers, ``.grad``, ``requires_grad`` and random state.
 
     Args:
         model: any ``torch.nn.Module``.
-        loss_fn: ``loss_fn(outputs, targets)``, a scalar *mean* over the batch.
+        loss_fn: ``loss_fn(outputs, targets)``, a scalar; a mean over the batch unless ``weight`` is given.
         data: ``(inputs, targets)``, or a re-iterable of such batches in a fixed order.
         params: ``"all"``, ``"trainable"`` (those with ``requires_grad``), a name or pattern such as
             ``"layer4.*"``, or a list of these.
-        batch_size: cuts ``(inputs, targets)`` into slices of this size, to bound memory.
-        check: evaluate loss and gradient twice and refuse what is not deterministic.
+        batch_size: cuts ``(inputs, targets)`` into slices of this size, to bound memory; L stays what it is.
+        check: evaluate loss and gradient twice and refuse what is not deterministic; where data are in parts,
+            compare a loss and its gradient with those of its parts.
         formulation: ``"double_backward"`` (exact), ``"central_difference"`` of the gradient, or ``"auto"``:
             the first, and the second with one warning where an operator has no second derivative.
         memory: bytes that gradient graphs kept between products may take; 40 % of what is free by default.
         distributed: ``data`` is this rank's shard; sums go over all ranks of the default process group.
+        weight: ``None``: the loss of a batch is a mean over its examples, and ``w_b`` is their number.
+            ``"sum"``: it is a sum over its examples, and so is L. A function ``weight(inputs, targets)``: it
+            is a mean over something else, whose amount in a batch this function returns, such as the number
+            of unpadded tokens or the sum of the targets' class weights.
 
     Attributes: ``dimension`` (d), ``parameters`` (list of tensors, in order), ``examples``, and the
     counters ``hvps``, ``gradients``, ``forwards`` (passes over the whole data set).
 
     Warns:
         MeasuredInEvalMode: modules that act otherwise in eval mode came in train mode.
+        LossDependsOnBatches: a list of batches whose losses are no weighted means over their examples.
 
     Raises:
         InvalidInput: no parameters or no data, half-precision weights, a loss that is not a scalar, not
-            finite or sum-reduced, or that differs on a second evaluation; an operator whose second
-            derivative is missing or wrong.
+            finite, or that differs on a second evaluation; a loss that ``batch_size`` or shards would change,
+            or that is a sum without ``weight="sum"``; derivatives taken in ``forward`` without
+            ``create_graph=True``; an operator whose second derivative is missing or wrong.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -79,13 +91,15 @@ class LossSurface:
         formulation: Formulation = "auto",
         memory: int | None = None,
         distributed: bool = False,
+        weight: Weight = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise must_be("model", "a torch.nn.Module", type(model).__name__)
         if formulation not in ("auto", "double_backward", "central_difference"):
             raise unknown_name("formulation", formulation, ("auto", "double_backward", "central_difference"))
-        refuse_sum(loss_fn)
+        refuse_sum(loss_fn, weight)
         self.model = unwrap(model)
+        refuse_renormalising(self.model)
         self.parameters = select_parameters(self.model, params)
         self.layout = Layout(self.parameters)
         self.dimension = self.layout.dimension
@@ -102,20 +116,23 @@ class LossSurface:
         self.form: LayerForm = "own"
         self.hvps = self.gradients = self.forwards = 0
         self._depth = 0
-        # The number of examples of *all* shards weighs every batch.
-        self.batches: Batches | list[Batch] = self.shards.together(
-            lambda: Batches(data, batch_size, self.device), self.device
+        together = self.shards.together
+        self.batches: Batches | list[Batch] = together(
+            lambda: Batches(data, batch_size, self.device, weight), self.device
         )
-        counts = [batch.count for batch in self.batches]
-        self.examples = int(self.shards.sum(torch.tensor(float(sum(counts)), device=self.device)))
-        self._whole = counts == [self.examples]
-        if self.examples == 0:
-            raise InvalidInput("data hold no examples; a loss surface needs at least one")
+        self.weight = weight
+        self._weighting = Weighting.of(self.batches, weight, self.shards, self.device)
+        self._whole = self._weighting.single
+        #: why batches can't be cut when memory runs out; "" where they can, None while not known
+        self.indivisible: str | None = None
+        together(lambda: require_matching(self), self.device)
+        self.evaluate.needs_grad = together(lambda: differentiates_in_forward(self), self.device)
         if check:
-            self.shards.together(lambda: require_deterministic(self), self.device)
+            together(lambda: require_parts(self), self.device)
+            together(lambda: require_deterministic(self), self.device)
         if formulation == "auto":
-            self.formulation = self.shards.together(lambda: adopt_formulation(self), self.device)
-        self.form = self.shards.together(lambda: adopt_form(self), self.device)
+            self.formulation = together(lambda: adopt_formulation(self), self.device)
+        self.form = together(lambda: adopt_form(self), self.device)
         self.graphs.clear()
         self.hvps = self.gradients = self.forwards = 0
 
@@ -135,20 +152,25 @@ class LossSurface:
         Forward passes only. Losses are reduced in float64 from the model's outputs, so that small
         differences between them survive.
         """
-        return self.mean_at(offsets, lambda batch: self.evaluate.loss(batch, double=True))
+        return self._sum_at(offsets, lambda batch: self.evaluate.loss(batch, double=True), self.share)
 
     def mean_at(self, offsets: Tensor, statistic: Callable[[Batch], Tensor]) -> Tensor:
         """Mean over the examples of a scalar ``statistic(batch)`` at ``x + u_i``, shape ``(k,)`` float64."""
+        return self._sum_at(offsets, statistic, lambda batch: batch.count / self.examples)
+
+    def _sum_at(
+        self, offsets: Tensor, statistic: Callable[[Batch], Tensor], share: Callable[[Batch], float]
+    ) -> Tensor:
         self.layout.check(offsets)
         rows = offsets.detach().reshape(self.dimension, -1).T
 
         def attempt() -> Tensor:
             totals = torch.zeros(len(rows), dtype=torch.float64)
-            with displaced(self.parameters, self.split) as move, torch.no_grad():
+            with displaced(self.parameters, self.split) as move, self.evaluate.values_only():
                 for batch in self.batches:
                     for index, row in enumerate(rows):
                         move(row)
-                        totals[index] += float(statistic(batch)) * (batch.count / self.examples)
+                        totals[index] += float(statistic(batch).detach()) * share(batch)
             return totals
 
         with self.session():
@@ -158,9 +180,9 @@ class LossSurface:
 
     def outputs(self) -> Iterator[tuple[Any, Any]]:
         """(outputs, targets) of every batch of this rank, without a graph; one forward pass."""
-        with self.session(), torch.no_grad():
+        with self.session(), self.evaluate.values_only():
             for batch in self.batches:
-                yield self.model(batch.inputs), batch.targets
+                yield map_tensors(self.model(batch.inputs), Tensor.detach), batch.targets
             self.forwards += 1
 
     def gradient(self) -> Tensor:
@@ -169,7 +191,7 @@ class LossSurface:
         def attempt() -> Tensor:
             total = self._mean(1)
             for batch in self.batches:
-                total.add(0, self.evaluate.gradient(batch), batch.count)
+                total.add(0, self.evaluate.gradient(batch), self.share(batch))
             return total.value()[0]
 
         with self.session():
@@ -237,9 +259,15 @@ class LossSurface:
                 self._depth -= 1
 
     def shrink(self) -> bool:
-        """Need less memory from now on: keep one graph, then halve the batches; whether that was possible."""
-        smaller = self.graphs.stop_keeping() or (isinstance(self.batches, Batches) and self.batches.halve())
-        self._whole = self._whole and not isinstance(self.batches, Batches)
+        """Need less memory from now on: keep one graph, then halve the batches; whether that was possible.
+
+        Batches are halved only where the losses of the parts give that of the whole; where they do not,
+        ``indivisible`` says why.
+        """
+        if self.graphs.stop_keeping():
+            return True
+        smaller = isinstance(self.batches, Batches) and halve(self, self.batches)
+        self._whole = self._whole and not smaller
         return smaller
 
     def restricted(self, batches: Iterable[Batch]) -> LossSurface:
@@ -248,10 +276,19 @@ class LossSurface:
         other.batches = list(batches)
         other.graphs = GradientGraphs(self.parameters, self.graphs.budget)
         other.shards = Shards(False)
-        other.examples = sum(batch.count for batch in other.batches)
-        other._whole = len(other.batches) == 1
+        other._weighting = Weighting.of(other.batches, self.weight, other.shards, self.device)
+        other._whole = other._weighting.single
         other.hvps = other.gradients = other.forwards = other._depth = 0
         return other
+
+    def share(self, batch: Batch) -> float:
+        """``w_b / sum_b w_b``, the factor of this batch's loss in L; 1 for a sum."""
+        return self._weighting.share(batch)
+
+    @property
+    def examples(self) -> int:
+        """How many examples, over all ranks."""
+        return self._weighting.examples
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -259,10 +296,11 @@ class LossSurface:
         pieces = [self.split(row) for row in rows]
         total = self._mean(len(rows))
         for batch, gradient, kept in self.graphs.walk(self.batches, self.evaluate.gradient_graph):
+            share = self.share(batch)
             for index, piece in enumerate(pieces):
                 last = index == len(rows) - 1
-                total.add(index, self.graphs.product(batch, gradient, piece, kept, last), batch.count)
+                total.add(index, self.graphs.product(batch, gradient, piece, kept, last), share)
         return total.value()
 
     def _mean(self, count: int) -> BatchMean:
-        return BatchMean(self.layout, count, self.examples, self.dtype, self.device, self._whole)
+        return BatchMean(self.layout, count, self.dtype, self.device, self._whole)
