@@ -54,7 +54,10 @@ def worst_case_sharpness(
     seed: int = 0,
     clip: bool = True,
 ) -> Estimate:
-    """``max_{||T^-1 e|| <= rho} L(x + e) - L(x)``, by projected normalised ascent; a lower bound.
+    """A lower bound of ``max_{||T^-1 e|| <= rho} L(x + e) - L(x)``, by projected normalised ascent.
+
+    The maximum itself may be larger by an unknown amount, so the estimate has no standard error and no
+    interval (both nan), is never ``converged``, and its note begins with "lower bound".
 
     ``T = I``, or ``diag(|x|)`` with ``adaptive`` (Kwon et al. 2021, eq. 3). The first start is x itself (so
     that one step is SAM's), the others are random in the ball; the best loss met anywhere counts.
@@ -97,8 +100,8 @@ def worst_case_sharpness(
                 y = _project(y + stride * direction, rho, norm)
                 best = max(best, surface.loss_at(scale * y) - base)
     best = best if math.isfinite(best) else 0.0  # no ascent direction anywhere
-    note = f"{norm}, {steps} ascent steps, {restarts} starts: a lower bound"
-    return Estimate.exact("adaptive_worst_case" if adaptive else "worst_case", best, note=note)
+    note = f"{norm}, {steps} ascent steps, {restarts} starts"
+    return Estimate.lower_bound("adaptive_worst_case" if adaptive else "worst_case", best, note=note)
 
 
 def average_case_sharpness(
