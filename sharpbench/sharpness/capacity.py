@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InvalidInput, must_be
 from .estimate import Estimate

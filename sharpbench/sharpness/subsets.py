@@ -21,8 +21,8 @@ def m_sharpness(
 ) -> Estimate:
     """``mean over subsets S, |S| = m, of L_S(x + rho g_S/||g_S||) - L_S(x)``, ``g_S = grad L_S(x)``.
 
-    What SAM sees on mini-batches (Foret et al. 2021, eq. 2 on each). The subsets are disjoint runs of a random
-    order of each batch's examples, drawn from all batches; the error is that of a mean over them.
+    What SAM sees on mini-batches (Foret et al. 2021, eq. 2 on each). The subsets are disjoint runs of a
+    random order of each batch's examples, drawn from all batches; the error is that of a mean over them.
 
     With ``steps > 1`` the displacement is sought by so many steps of normalised ascent instead. Each subset
     then gives a lower bound of ``max_{||e|| <= rho} L_S(x + e) - L_S(x)``, and so does their mean: without a
