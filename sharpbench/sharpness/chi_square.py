@@ -24,9 +24,9 @@ REPLICATES = 4000
 def mean_factor(k: int) -> float:
     """Half width of the interval of ``tr B`` from a mean of k forms ``p^T B p``, in units of ``||B||_F``.
 
-    ``||B||_F`` is itself estimated, by the mean of ``||B p||²``. With one eigenvalue lambda the form's mean is
-    ``lambda x`` and the norm's estimate ``lambda sqrt(x)``, ``k x ~ chi²_k``, so that ``|1 - x| / sqrt(x)`` at the
-    quantiles of x covers; with many, ``1.96 sqrt(2 / k)`` does, which is less.
+    ``||B||_F`` is itself estimated, by the mean of ``||B p||²``. With one eigenvalue lambda the form's mean
+    is ``lambda x`` and the norm's estimate ``lambda sqrt(x)``, ``k x ~ chi²_k``, so that
+    ``|1 - x| / sqrt(x)`` at the quantiles of x covers; with many, ``1.96 sqrt(2 / k)`` does, which is less.
 
     >>> round(mean_factor(32), 3), round(1.96 * (2 / 32) ** 0.5, 3)
     (0.568, 0.49)

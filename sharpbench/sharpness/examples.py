@@ -120,8 +120,8 @@ def _another_mean(surface: LossSurface, batch: Batch, losses: Tensor, own: Tenso
         return ""
     return (
         f"the loss of a batch ({whole:.6g}) is not the plain mean of the losses of its examples "
-        f"({mean:.6g}), or its gradient is not the mean of theirs; class weights, ignored targets, padding, or a loss that "
-        "compares examples?"
+        f"({mean:.6g}), or its gradient is not the mean of theirs; class weights, ignored targets, padding, "
+        "or a loss that compares examples?"
     )
 
 

@@ -176,7 +176,9 @@ class QuadraticForms:
             # A chain that ended by itself has found every eigenvalue its start has a part in: all of them.
             beyond = 0.0
             if len(starts) < 2 and not self.basis.fruitless:
-                beyond = lanczos_bounds(values, self.basis.size, self.surface.dimension)
+                beyond = lanczos_bounds(
+                    np.asarray(values, dtype=np.float64), self.basis.size, self.surface.dimension
+                )
             beyond += abs(rate) * self.basis.rounding()
             # (I + S)^-1 is a block of (I + rate H)^-1, and S <= rate B.
             bottom, top = max(bottom, values.min() - beyond), min(top, values.max() + beyond)

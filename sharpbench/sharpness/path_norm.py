@@ -56,7 +56,7 @@ def path_norm(surface: LossSurface) -> Estimate:
     squared = copy.deepcopy(surface.model).double().eval()
     for module in squared.modules():
         if isinstance(module, AVERAGING):
-            module.forward = _squared_average(module, module.forward)
+            vars(module)["forward"] = _squared_average(module, module.forward)
     with torch.no_grad():
         for p in squared.parameters():
             p.square_()

@@ -9,7 +9,7 @@ import torch
 
 from .estimate import Estimate
 from .gauss_newton import GaussNewton
-from .operator import Rescaled
+from .operator import Rescaled, SymmetricOperator
 from .spectrum import spectrum
 from .surface import LossSurface
 
@@ -50,7 +50,7 @@ def relative_flatness(surface: LossSurface) -> list[Estimate]:
     """
     x = surface.point()
     rows = []
-    operators = {
+    operators: dict[str, tuple[SymmetricOperator, str]] = {
         "relative_flatness": (surface, "x^T H x"),
         "fisher_rao": (GaussNewton(surface), "x^T G x, G the Gauss-Newton matrix"),
     }
