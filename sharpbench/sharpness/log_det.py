@@ -41,7 +41,8 @@ def log_det_bounds(sums: PowerSums, bottom: float, top: float) -> Bounded:
     low, high = max(lows), min(highs)
     if low > high:  # the intervals of the power sums contradict each other: take what both allow
         low, high = high, low
-    return Bounded(low, min(max(point, low), high), high)
+    # The middle of what was seen, or, where that has no finite value, the upper bound.
+    return Bounded(low, min(max(point, low), high) if math.isfinite(point) else high, high)
 
 
 def remainder(order: int, x: float) -> float:
@@ -76,7 +77,7 @@ def _point(sums: PowerSums, bottom: float, top: float) -> float:
     first, second = sums.trace().value, sums.square().value
     low = _radau(sums.dimension, first, second, max(bottom, -1 + 1e-9))
     high = _radau(sums.dimension, first, second, top)
-    return 0.5 * (low + high)
+    return 0.5 * (low + high) if math.isfinite(low) else high
 
 
 def _corners(first: Bounded, second: Bounded) -> list[tuple[float, float]]:

@@ -29,7 +29,7 @@ class Polynomial:
 
     def phi(self, measure: UniversalMeasure, moments: Array) -> float:
         """``phi(E psi)`` from the moments ``E q^k``, k = 0 to 3."""
-        mean = torch.from_numpy(self.coefficients @ moments)
+        mean = torch.from_numpy((self.coefficients * moments).sum(1))
         return float(measure.phi(mean if self.vector else mean[0]))
 
 
@@ -64,6 +64,8 @@ def psi_kind(measure: UniversalMeasure) -> Polynomial | Exponential | None:
     design = torch.stack([inner**k for k in range(DEGREE + 1)], dim=1)
     coefficients = torch.linalg.lstsq(design, near).solution
     coefficients[coefficients.abs() < 1e-10 * coefficients.abs().amax(0)] = 0.0
+    # The last bits of a least-squares fit depend on where its arrays lie in memory.
+    coefficients.apply_(lambda c: float(f"{c:.12g}"))
     far, _ = psi_parts(measure, outer)
     powers = torch.stack([outer**k for k in range(DEGREE + 1)], dim=1)
     sizes = powers.abs() @ coefficients.abs()

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .forms import QuadraticForms
 
 # Draws of the known part of q, where psi has no closed form; they cost no products.
-DRAWS = 4096
+DRAWS = 16_384
+PARTS = 16
 
 
 def from_bounds(name: str, value: Bounded, hvps: int = 0, note: str = "") -> Estimate:
@@ -27,7 +28,7 @@ def from_bounds(name: str, value: Bounded, hvps: int = 0, note: str = "") -> Est
     half = 0.5 * (value.high - value.low)
     error = half / t_quantile(math.inf) if math.isfinite(half) else math.nan
     furthest = max(value.high - value.value, value.value - value.low)
-    converged = bool(furthest <= DEFAULT_TOLERANCE * abs(value.value))
+    converged = math.isfinite(value.value) and furthest <= DEFAULT_TOLERANCE * abs(value.value)
     return Estimate(name, value.value, error, value.low, value.high, hvps, converged, note)
 
 
@@ -108,15 +109,15 @@ def estimate_other(
             found.append([_value_and_error(measure, torch.from_numpy(row)) for row in q])
     numbers = np.array(found)
     centre = float(numbers[0, :, 0].mean())
-    noise = t_quantile(math.inf) * float(numbers[0, :, 1].max())
+    noise = t_quantile(PARTS - 1) * float(numbers[0, :, 1].max())
     bounds = Bounded(float(numbers[..., 0].min()) - noise, centre, float(numbers[..., 0].max()) + noise)
     return from_bounds(name, bounds, hvps, f"psi has no closed form; {forms._note()}")
 
 
 def _value_and_error(measure: UniversalMeasure, samples: torch.Tensor) -> tuple[float, float]:
-    """The measure of the samples, and its standard error from eight parts of them."""
-    parts = [float(estimate(measure, part)) for part in samples.chunk(8)]
-    return float(estimate(measure, samples)), float(np.std(parts, ddof=1)) / math.sqrt(8)
+    """The measure of the samples, and its standard error from parts of them."""
+    parts = [float(estimate(measure, part)) for part in samples.chunk(PARTS)]
+    return float(estimate(measure, samples)), float(np.std(parts, ddof=1)) / math.sqrt(PARTS)
 
 
 def form_spectrum(projected: Array, columns: list[int], gram: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -76,13 +77,13 @@ def of_hessian(
     with operator.session():
         linear = isinstance(kind, Polynomial) and kind.degree <= 1
         if isinstance(law, Gaussian) or (linear and isinstance(law, Rademacher | UniformCube)):
-            forms = _forms(operator, kind, n, generator, basis)
-            scale = _deviation(law)
-            return forms.estimate(measure, scale, name, operator.hvps - before)
+            found = _forms(operator, kind, n, generator, basis).estimate(measure, _deviation(law), name, 0)
+            return replace(found, hvps=operator.hvps - before)
         if isinstance(law, Sphere) and isinstance(kind, Polynomial):
-            forms = _forms(operator, kind, n, generator, basis)
             radius = operator.dimension**0.5 if isinstance(law.radius, str) else float(law.radius)
-            return forms.estimate(measure, 1.0, name, operator.hvps - before, radius=radius)
+            forms = _forms(operator, kind, n, generator, basis)
+            found = forms.estimate(measure, 1.0, name, 0, radius=radius)
+            return replace(found, hvps=operator.hvps - before)
         samples = _plain_forms(operator, law, surface.parameters, n, generator)
     note = f"{n} samples of u^T H u / 2"
     return estimate_samples(measure, samples, name, hvps=operator.hvps - before, note=note)
