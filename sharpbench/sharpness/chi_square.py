@@ -29,7 +29,7 @@ def mean_factor(k: int) -> float:
     ``|1 - x| / sqrt(x)`` at the quantiles of x covers; with many, ``1.96 sqrt(2 / k)`` does, which is less.
 
     >>> round(mean_factor(32), 3), round(1.96 * (2 / 32) ** 0.5, 3)
-    (0.568, 0.49)
+    (0.567, 0.49)
     """
     low, high = stats.chi2.ppf([LOW, HIGH], k) / k
     return float(max((1 - low) / math.sqrt(low), (high - 1) / math.sqrt(high), NORMAL * math.sqrt(2 / k)))

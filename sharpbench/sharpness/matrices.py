@@ -40,6 +40,7 @@ def weight_matrices(surface: LossSurface) -> WeightMatrices:
     transformers calls ``Conv1D`` (linear, the weight of shape (in, out)).
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
         >>> data = (torch.ones(1, 2), torch.zeros(1, 1))
         >>> surface = LossSurface(model, nn.functional.mse_loss, data, params="1.*")
