@@ -148,7 +148,8 @@ def main() -> None:
         "a Krylov basis, or n probes with a given basis of 30 vectors. Coverage over the spectra: the lowest "
         f"and the mean (the lowest of all {len(frame)} cells is {lowest:g} %). *Unbounded*: intervals with "
         "an infinite end, where the products do not exclude that log det is infinite; *undefined*: where "
-        "that was seen; both out of all spectra and seeds. One core; `python benchmarks/coverage_universal.py`. "
+        "that was seen; both out of all spectra and seeds. One core; "
+        "`python benchmarks/coverage_universal.py`. "
         "Every cell: coverage_universal.csv.\n\n"
     )
     (RESULTS / "coverage_universal.md").write_text(text + markdown(table) + "\n", encoding="utf-8")

@@ -55,13 +55,8 @@ def pac_bayes(
     low = 0.0 if low <= SMALLEST * _STEP else low
     high = math.inf if high >= LARGEST / _STEP else high
     names = (f"{prefix}pac_bayes", f"{prefix}pac_bayes_sigma")
-    if middle <= SMALLEST * _STEP or middle >= LARGEST / _STEP:
-        side = "below" if middle <= SMALLEST * _STEP else "above"
-        end = SMALLEST if side == "below" else LARGEST
-        return [
-            Estimate.undefined(name, f"sigma is {side} {end:g}, where the search ends; {note}")
-            for name in names
-        ]
+    if math.isinf(high) or low == 0.0:
+        note += f"; the search for sigma ends at {SMALLEST:g} and {LARGEST:g}, and nothing is known beyond"
     sigma = _row(names[1], middle, low, high, quantile, note)
     flat = _row(
         names[0], middle**-2, high**-2, low**-2 if low > 0 else math.inf, quantile, "1/sigma²: " + note

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sharpbench.sharpness import LossSurface, gradient_moments
+from sharpbench.sharpness import LossSurface, gradient_moments, pac_bayes
 
 
 def _data() -> tuple[nn.Module, Tensor, Tensor]:
@@ -79,3 +79,17 @@ def test_one_gradient_for_all_examples_is_known_exactly() -> None:
     assert fisher.value == pytest.approx(float(surface.gradient().square().sum()), rel=1e-5)
     assert fisher.half_width <= 1e-5 * fisher.value
     assert math.isnan(ratio.value) or ratio.value > 1e6
+
+
+def test_noise_beyond_the_search_for_sigma_is_not_a_converged_value() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(20, 4)
+    surface = LossSurface(nn.Linear(4, 2), F.cross_entropy, (inputs, torch.zeros(20, dtype=torch.long)))
+    with torch.no_grad():
+        surface.parameters[1].copy_(torch.tensor([1e4, -1e4]))  # no noise below 100 changes an answer
+    flat, sigma = pac_bayes(surface, n=8)
+    assert sigma.ci_high == math.inf
+    assert flat.ci_low == 0.0
+    assert not flat.converged
+    assert not sigma.converged
+    assert "search" in sigma.note
