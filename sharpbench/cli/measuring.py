@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,15 +78,15 @@ def measure(
 
 
 def _table(frame: pd.DataFrame) -> Table:
-    """Value and interval to four digits; an exact value has no interval to show."""
+    """Value and interval to four digits; exact values and lower bounds have no interval to show."""
     rows: list[list[str]] = []
     row: Any
     for row in frame.itertuples(index=False):
-        exact = row.std_error == 0
-        interval = "" if exact else f"[{row.ci_low:.4g}, {row.ci_high:.4g}]"
-        rows.append(
-            [row.measure, f"{row.value:.4g}", interval, str(row.hvps), "" if row.converged else "wide"]
-        )
+        without = row.std_error == 0 or math.isnan(row.ci_low)
+        interval = "" if without else f"[{row.ci_low:.4g}, {row.ci_high:.4g}]"
+        # Rows without an interval that are not converged (lower bounds, undefined) have a note of their own.
+        remark = "" if row.converged else "see note" if without else "wide"
+        rows.append([row.measure, f"{row.value:.4g}", interval, str(row.hvps), remark])
     return simple_table(["measure", "value", "95 % interval", "hvps", ""], rows)
 
 

@@ -182,18 +182,25 @@ def _mixed(provenance: dict[str, list[str]]) -> list[str]:
 
 
 def _imprecise(measures: pd.DataFrame) -> list[str]:
-    """One line: which measures missed the requested precision, and in how many runs."""
-    missed = []
+    """Which measures missed the requested precision or have no interval, and in how many runs."""
+    missed, open_ended = [], []
     for name in dict.fromkeys(measures["measure"]):
-        reached = measures.loc[measures["measure"] == name, "converged"]
-        count = int((~reached.fillna(True)).sum())
-        if count:
-            missed.append(f"{name} in {count} of {len(reached)} runs")
+        rows = measures[measures["measure"] == name]
+        wide = ~rows["converged"].fillna(True).astype(bool)
+        # Lower bounds and values that do not exist: their notes say which.
+        without = wide & rows["ci_low"].isna() & rows["ci_high"].isna()
+        if without.any():
+            open_ended.append(f"{name} in {int(without.sum())} of {len(rows)} runs")
+        if (wide & ~without).any():
+            missed.append(f"{name} in {int((wide & ~without).sum())} of {len(rows)} runs")
     # Loss-value rows at the end: they are the least precise by nature.
     missed.sort(key=lambda text: "@" in text)
-    return (
-        ["did not reach the requested precision (see the intervals): " + ", ".join(missed)] if missed else []
-    )
+    found = []
+    if missed:
+        found.append("did not reach the requested precision (see the intervals): " + ", ".join(missed))
+    if open_ended:
+        found.append("have no interval (lower bounds, or undefined): " + ", ".join(open_ended))
+    return found
 
 
 def _strangers(out: Path, plan: Plan) -> list[str]:

@@ -12,7 +12,7 @@ from ..functionals import (
     power_sum_measure,
     scale_invariant,
 )
-from .capacity import capacity_rows, margin, path_norm
+from .capacity import capacity_rows, margin
 from .card import Card, measure, measure_layers
 from .estimate import Estimate
 from .examples import gradient_moments
@@ -28,6 +28,7 @@ from .notices import (
 )
 from .operator import Rescaled, SymmetricOperator
 from .pac_bayes import pac_bayes
+from .path_norm import path_norm
 from .perturbation import average_case_sharpness, sam_sharpness, worst_case_sharpness
 from .relative import gauss_newton_rows, relative_flatness, scale_invariant_rows
 from .slices import filter_normalised, interpolation, slice_1d, slice_2d

@@ -6,19 +6,15 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InvalidInput, must_be
 from .estimate import Estimate
+from .matrices import WeightMatrices, weight_matrices
+from .path_norm import path_norm
 from .relative import is_classification
 from .surface import LossSurface
 
-WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-# What passes squared weights through unchanged.
-TRANSPARENT = (
-    nn.ReLU, nn.LeakyReLU, nn.Flatten, nn.Identity, nn.Dropout, nn.AvgPool2d, nn.MaxPool2d,
-    nn.AdaptiveAvgPool2d, nn.Sequential, nn.ModuleList,
-)  # fmt: skip
 MARGIN_PERCENTILE = 0.1
 
 
@@ -26,12 +22,14 @@ def capacity_rows(surface: LossSurface, initial: Mapping[str, Tensor] | None = N
     """Norms, and for classifiers the margin and the norms over margin².
 
     ``weight_norm`` ‖x‖; ``distance_from_init`` ‖x − x₀‖ where ``initial`` (a state dict) is given;
-    ``frobenius_sum`` Σ‖W‖_F² and ``log_spectral_product`` Σ log ‖W‖₂² over linear and convolutional layers
-    (a convolution as its matrix of shape (outputs, inputs x window)); ``path_norm``; ``margin``, the 10th
+    ``frobenius_sum`` Σ‖W‖_F² and ``log_spectral_product`` Σ log ‖W‖₂² over the linear and convolutional
+    layers whose weights are measured (:func:`~sharpbench.sharpness.matrices.weight_matrices`; the notes name
+    the measured matrices of other layers, which are not counted); ``path_norm``; ``margin``, the 10th
     percentile of (correct logit − best other); and ``frobenius_sum_over_margin2``,
     ``path_norm_squared_over_margin2``. Exact: nothing is sampled.
 
     Example:
+        >>> from torch import nn
         >>> model, data = nn.Linear(2, 2, bias=False), (torch.eye(2), torch.tensor([0, 1]))
         >>> with torch.no_grad():
         ...     _ = model.weight.copy_(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
@@ -42,31 +40,40 @@ def capacity_rows(surface: LossSurface, initial: Mapping[str, Tensor] | None = N
     found = [Estimate.exact("weight_norm", float(surface.point().double().norm()))]
     if initial is not None:
         found.append(Estimate.exact("distance_from_init", distance_from(surface, initial)))
-    matrices = [
-        m.weight.detach().flatten(1).double() for m in surface.model.modules() if isinstance(m, WEIGHTED)
-    ]
-    if matrices:
-        norms = [float(torch.linalg.matrix_norm(w, 2)) for w in matrices]
-        total = sum(float(w.square().sum()) for w in matrices)
-        found.append(Estimate.exact("frobenius_sum", total))
-        log_product = sum(2 * math.log(norm) if norm > 0 else -math.inf for norm in norms)
-        found.append(
-            Estimate.exact("log_spectral_product", log_product, note="sum of log ||W||_2^2 by layer")
-        )
+    layers = weight_matrices(surface)
+    squares = [float(sum(w.square().sum() for w in layer.blocks)) for layer in layers.found]
+    if layers.found:
+        found.append(Estimate.exact("frobenius_sum", sum(squares), note=layers.note()))
+        found.append(_log_spectral_product(layers))
     path = path_norm(surface)
     found.append(path)
     if is_classification(surface):
         value = margin(surface)
         found.append(Estimate.exact("margin", value, note="10th percentile of correct logit - best other"))
-        over = {"path_norm_squared_over_margin2": path.value**2}
-        if matrices:
-            over["frobenius_sum_over_margin2"] = total
-        for name, quantity in over.items():
-            if value > 0:
-                found.append(Estimate.exact(name, quantity / value**2))
+        over = {"path_norm_squared_over_margin2": (path.value**2, path.note)}
+        if layers.found:
+            over["frobenius_sum_over_margin2"] = (sum(squares), layers.note())
+        for name, (quantity, note) in over.items():
+            if not math.isfinite(quantity):
+                found.append(Estimate.undefined(name, note))
+            elif value > 0:
+                found.append(Estimate.exact(name, quantity / value**2, note=note))
             else:
                 found.append(Estimate.undefined(name, f"the margin is not positive: {value:.4g}"))
     return found
+
+
+def _log_spectral_product(layers: WeightMatrices) -> Estimate:
+    """``sum of log ||W||_2²`` by layer; undefined with a zero matrix, whose logarithm is minus infinity."""
+    norms = {
+        layer.name: max(float(torch.linalg.matrix_norm(w, 2)) for w in layer.blocks) for layer in layers.found
+    }
+    zeros = [name for name, norm in norms.items() if norm == 0]
+    if zeros:
+        return Estimate.undefined("log_spectral_product", f"the weights of {', '.join(zeros)} are zero")
+    value = sum(2 * math.log(norm) for norm in norms.values())
+    note = "; ".join(part for part in ("sum of log ||W||_2^2 by layer", layers.note()) if part)
+    return Estimate.exact("log_spectral_product", value, note=note)
 
 
 def distance_from(surface: LossSurface, initial: Mapping[str, Tensor]) -> float:
@@ -84,7 +91,8 @@ def distance_from(surface: LossSurface, initial: Mapping[str, Tensor]) -> float:
             raise InvalidInput(
                 f"initial must hold {name!r} of shape {tuple(p.shape)}; is it of another model?"
             )
-        total += float((p.detach() - initial[name].to(p)).double().square().sum())
+        here, there = p.detach().double(), initial[name].detach().to(p.device, torch.float64)
+        total += float((here - there).square().sum())
     return math.sqrt(total)
 
 
@@ -102,25 +110,3 @@ def margin(surface: LossSurface, percentile: float = MARGIN_PERCENTILE) -> float
         others = outputs.scatter(1, labels[:, None], -math.inf).amax(1)
         margins.append((correct - others).double().cpu())
     return float(torch.quantile(torch.cat(margins), percentile))
-
-
-def path_norm(surface: LossSurface) -> Estimate:
-    """``sqrt(sum over paths of prod w²)``: the root of the summed outputs, with squared weights, at an input
-    of ones (Neyshabur et al. 2015); for chains of linear, convolutional and piecewise layers.
-
-    Undefined (nan, with the reason) with layers that square weights do not carry through: norms, attention.
-    """
-    strange = {type(m).__name__ for m in surface.model.modules() if not isinstance(m, WEIGHTED + TRANSPARENT)}
-    if strange:
-        return Estimate.undefined("path_norm", f"no path norm through {', '.join(sorted(strange))}")
-    inputs = next(iter(surface.batches)).inputs
-    with surface.session(), surface.evaluate.values_only():
-        saved = [p.detach().clone() for p in surface.model.parameters()]
-        try:
-            for p in surface.model.parameters():
-                p.data.square_()
-            total = float(surface.model(torch.ones_like(inputs[:1])).detach().double().sum())
-        finally:
-            for p, before in zip(surface.model.parameters(), saved, strict=True):
-                p.data.copy_(before)
-    return Estimate.exact("path_norm", math.sqrt(max(total, 0.0)))

@@ -60,6 +60,18 @@ class Estimate:
         return cls(name, nan, nan, nan, nan, hvps, False, note)
 
     @classmethod
+    def lower_bound(cls, name: str, value: float, *, hvps: int = 0, note: str = "") -> Estimate:
+        """A value known only to lie at or below the quantity: no standard error, no interval, not converged.
+
+        Example:
+            >>> found = Estimate.lower_bound("worst_case", 1.0, note="10 ascent steps")
+            >>> found.note, found.converged
+            ('lower bound: 10 ascent steps', False)
+        """
+        nan = math.nan
+        return cls(name, value, nan, nan, nan, hvps, False, f"lower bound: {note}" if note else "lower bound")
+
+    @classmethod
     def from_error(
         cls,
         name: str,

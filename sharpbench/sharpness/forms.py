@@ -4,152 +4,195 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from ..functionals import UniversalMeasure, estimate
-from .estimate import Array, Estimate, jackknife
+from ..functionals import UniversalMeasure
+from .estimate import Array, Estimate
 from .krylov import KrylovBasis
+from .log_det import lanczos_bounds, log_det_bounds
 from .operator import SymmetricOperator
+from .power_sums import Bounded, GramBlock, PowerSums
+from .psi import Exponential, Polynomial, psi_kind
+from .quadratic import estimate_other, from_bounds, functional_of_sums
 
-# Draws of the Krylov part for each product, where psi has no closed form; they cost no products.
-INNER_DRAWS = 1024
+# Probes whose Gram matrix is formed at once; more are taken in blocks of this many.
+BLOCK = 64
 
 
 class QuadraticForms:
-    """Samples of ``q = u^T H u / 2``, ``u ~ N(0, I)``, conditional on what a Krylov basis knows.
+    """What a Krylov basis and Gaussian probes of its complement say of ``q = u^T H u / 2``, ``u ~ N(0, I)``.
 
-    With ``u = Q a + p``, ``p = (I - QQ^T) u``, ``c = R^T p`` and ``h = p^T H p``,
+    With ``P = I - QQ^T``, ``u = Q a + p``, ``p = P u``, ``M = Q^T H Q``, ``R = P H Q`` and ``B = P H P``,
 
-        q = (a^T M a + 2 a^T c + h) / 2,     a ~ N(0, I_m) independent of p,
+        q = (a^T M a + 2 a^T R^T p + p^T B p) / 2,     a ~ N(0, I_m) independent of p,
 
-    so that given p the law of q is known: only p has to be sampled, with one product each. The outlying
-    eigenvalues, which make plain Monte-Carlo means of q² or exp(-q) so wide, are in M. The expectation over
-    a is taken (Rao-Blackwell) in closed form for psi = t, (t, t²) and exp(-t):
+    M and R are known exactly: the outlying eigenvalues, which make plain Monte-Carlo means of q² or exp(-q)
+    so wide, are there. Of B, the products ``B p`` hold more than the numbers ``p^T B p``: their Gram
+    matrices give tr B, tr B², tr B³ and bounds on its eigenvalues
+    (:class:`~sharpbench.sharpness.power_sums.PowerSums`). So
 
-        E[q | p]      = (tr M + h) / 2,      Var[q | p] = ||M||_F² / 2 + ||c||²
-        E[exp(-q)|p]  = det(I+M)^{-1/2} exp(-(h - c^T (I+M)^{-1} c) / 2)
+    - a psi that is a polynomial (degree at most 3) has a functional of the power sums ``tr H^k``;
+    - for ``psi = exp(-r t)``, ``E psi = det(I + r H)^(-1/2)``, where
+      ``det(I + r H) = det(I + r M) det(I + S)``, ``S = r B - r² R (I + r M)^-1 R^T``, and log det(I + S)
+      has the bounds of :func:`~sharpbench.sharpness.log_det.log_det_bounds`;
+    - any other psi is averaged over draws of a, and over what the distribution of p^T B p may be.
 
-    and by free inner draws of a for any other psi.
+    Args:
+        surface: the operator H.
+        basis: of the same operator.
+        count: how many probes, one product each.
+        generator: of the probes.
+        isotropic: the basis' first chain began at a Gaussian vector and was never restarted before so many
+            steps: how far the spectrum may reach beyond its Ritz values is then known.
     """
 
     def __init__(
-        self, surface: SymmetricOperator, basis: KrylovBasis, count: int, generator: torch.Generator
+        self,
+        surface: SymmetricOperator,
+        basis: KrylovBasis,
+        count: int,
+        generator: torch.Generator,
+        *,
+        isotropic: bool = False,
     ) -> None:
         before = surface.hvps
+        self.surface = surface
         self.basis = basis
-        self.count = count
-        self.values, self.vectors = np.linalg.eigh(basis.projected)
-        forms, couplings = [], []
-        columns = [column for column, _ in basis.leftovers]
-        for start in range(0, count, 64):
-            size = (min(64, count - start), surface.dimension)
-            rows = torch.randn(size, generator=generator, dtype=surface.dtype).to(surface.device)
-            rows, _ = basis.project_out(rows)
-            forms.append((rows * surface.hvp(rows.T).T).sum(1).double().cpu().numpy())
-            coupling = np.zeros((len(rows), basis.size))
-            if columns:
-                leftovers = torch.stack([vector for _, vector in basis.leftovers])
-                coupling[:, columns] = (rows @ leftovers.T).double().cpu().numpy()
-            couplings.append(coupling @ self.vectors)
-        self.forms = np.concatenate(forms)
-        self.couplings = np.vstack(couplings)
+        self.isotropic = isotropic
+        self.projected = np.array(basis.projected)
+        self.columns, self.gram = basis.coupling()
+        self.rest = 0 if basis.complete else surface.dimension - basis.size
+        self.count = count if self.rest else 0
+        self.blocks: list[GramBlock] = []
+        #: of each block: p^T R and (B p)^T R for the columns of R that are not zero
+        self.couplings: list[tuple[Array, Array]] = []
+        self._inner: Array | None = None
+        for start in range(0, self.count, BLOCK):
+            self._draw(min(BLOCK, self.count - start), generator)
         self.hvps = surface.hvps - before
         self.seed = int(torch.randint(0, 2**31, (), generator=generator))
 
-    def samples(self, measure: UniversalMeasure, scale: float) -> Array | None:
-        """Samples for ``measure`` with ``u ~ N(0, scale² I)``, one row for each product, shape (n, K).
+    def _draw(self, count: int, generator: torch.Generator) -> None:
+        size = (count, self.surface.dimension)
+        rows = torch.randn(size, generator=generator, dtype=self.surface.dtype).to(self.surface.device)
+        rows, _ = self.basis.project_out(rows)
+        products, _ = self.basis.project_out(self.surface.hvp(rows.T).T.contiguous())
+        zeroth, first, second = (
+            _gram(a, b) for a, b in ((rows, rows), (rows, products), (products, products))
+        )
+        self.blocks.append(GramBlock(zeroth, 0.5 * (first + first.T), second))
+        if self.columns:
+            leftovers = torch.stack([vector for _, vector in self.basis.leftovers])
+            self.couplings.append((_gram(rows, leftovers), _gram(products, leftovers)))
+        else:
+            self.couplings.append((np.zeros((count, 0)), np.zeros((count, 0))))
 
-        ``estimate`` of all of them estimates the functional. ``None`` where the expectation is infinite.
-        """
+    # -- estimates ------------------------------------------------------------------------------
+
+    def estimate(
+        self, measure: UniversalMeasure, scale: float, name: str, hvps: int, *, radius: float | None = None
+    ) -> Estimate:
+        """The measure for ``u ~ N(0, scale² I)``; for u uniform on a sphere of the given radius instead."""
         s2 = scale * scale
-        return conditional_samples(measure, s2 * self.values, s2 * self.couplings, s2 * self.forms, self.seed)
+        kind = psi_kind(measure)
+        if isinstance(kind, Polynomial):
+            sums = [self.power_sum(k).times(s2**k) for k in range(1, kind.degree + 1)]
+            value = functional_of_sums(measure, kind, sums, self.surface.dimension, radius)
+            return from_bounds(name, value, hvps, self._note())
+        if isinstance(kind, Exponential) and radius is None:
+            return self._determinant(measure, kind, s2, name, hvps)
+        return estimate_other(self, measure, scale, name, hvps, radius)
 
-    def estimate(self, measure: UniversalMeasure, scale: float, name: str, hvps: int) -> Estimate:
-        """The measure with bias correction, standard error and interval by the jackknife over products."""
-        samples = self.samples(measure, scale)
-        if samples is None:
-            bottom = float(self.values.min())
-            return Estimate.undefined(
-                name, f"infinite: lambda_min = {bottom:.4g} <= -1/s^2 = {-1 / scale**2:.4g}", hvps=hvps
-            )
-        return estimate_from(measure, samples, name, hvps)
+    def power_sum(self, order: int) -> Bounded:
+        """``tr H^order`` for order 1 to 3, with its interval; the third takes a few products."""
+        m, gram = self.projected, self.gram
+        known = float(np.trace(np.linalg.matrix_power(m, order)))
+        rounding = self.basis.rounding() * float(np.sqrt((np.linalg.eigvalsh(m) ** (2 * order - 2)).sum()))
+        if order > 1 and self.columns:
+            block = gram if order == 2 else 1.5 * m[np.ix_(self.columns, self.columns)] @ gram
+            known += 2 * float(np.trace(block))
+        if order == 3 and self.columns:
+            known += 3 * float(np.trace(self._inner_block()))
+        if not self.count:
+            return Bounded(known, known, known).widened(order * rounding)
+        sums = PowerSums(self.blocks, self.rest)
+        return ((sums.trace, sums.square, sums.cube)[order - 1]() + known).widened(order * rounding)
+
+    def _inner_block(self) -> Array:
+        """``R^T B R``, from one product with each column of R that is not zero."""
+        if self._inner is None:
+            before = self.surface.hvps
+            leftovers = torch.stack([vector for _, vector in self.basis.leftovers])
+            products, _ = self.basis.project_out(self.surface.hvp(leftovers.T).T.contiguous())
+            self._inner = _gram(leftovers, products)
+            self.hvps += self.surface.hvps - before
+        return self._inner
+
+    def _determinant(
+        self, measure: UniversalMeasure, kind: Exponential, s2: float, name: str, hvps: int
+    ) -> Estimate:
+        rate = kind.rate * s2
+        values, vectors = np.linalg.eigh(rate * self.projected)
+        limit = f"lambda_{'min' if rate > 0 else 'max'} {'<=' if rate > 0 else '>='} {-1 / rate:.4g}"
+        if values.min(initial=0.0) <= -1:
+            seen = values.min() / rate
+            return Estimate.undefined(name, f"infinite: {limit}, a Ritz value is {seen:.4g}", hvps=hvps)
+        found = float(np.log1p(values).sum())
+        # d log det = sum d mu / (1 + mu)
+        rounding = abs(rate) * self.basis.rounding() * float(np.sqrt(((1 + values) ** -2).sum()))
+        if not self.count:
+            exact = Bounded(found, found, found).widened(rounding)
+            return from_bounds(name, _mapped(measure, kind, exact), hvps, self._note())
+        inverse = (vectors / (1 + values)) @ vectors.T
+        sums = PowerSums(self._schur(rate, inverse), self.rest)
+        seen = sums.range()[0]
+        if seen <= -1:
+            return Estimate.undefined(name, f"infinite: {limit}, seen in the span of the probes", hvps=hvps)
+        bottom, top = self._ends(rate, sums)
+        bounds = (log_det_bounds(sums, bottom, top) + found).widened(rounding)
+        note = self._note()
+        if bottom <= -1:
+            note = f"{limit} is not excluded, where the functional is infinite; {note}"
+        return from_bounds(name, _mapped(measure, kind, bounds), hvps, note)
+
+    def _schur(self, rate: float, inverse: Array) -> list[GramBlock]:
+        """Gram matrices of ``S = rate B - rate² R (I + rate M)^-1 R^T`` with the probes."""
+        small = inverse[np.ix_(self.columns, self.columns)]
+        found = []
+        for block, (near, far) in zip(self.blocks, self.couplings, strict=True):
+            first = rate * block.first - rate**2 * near @ small @ near.T
+            mixed = near @ small @ far.T
+            second = rate**2 * block.second - rate**3 * (mixed + mixed.T)
+            second += rate**4 * near @ small @ self.gram @ small @ near.T
+            found.append(GramBlock(block.zeroth, first, second))
+        return found
+
+    def _ends(self, rate: float, sums: PowerSums) -> tuple[float, float]:
+        """Bounds on the eigenvalues of S: by tr S⁴, and by the Ritz values of an isotropic chain."""
+        reach = sums.fourth_bound() ** 0.25
+        bottom, top = -reach, reach
+        if self.isotropic:
+            values = np.linalg.eigvalsh(rate * self.projected)
+            starts = self.basis.starts
+            # A chain that ended by itself has found every eigenvalue its start has a part in: all of them.
+            beyond = 0.0
+            if len(starts) < 2 and not self.basis.fruitless:
+                beyond = lanczos_bounds(
+                    np.asarray(values, dtype=np.float64), self.basis.size, self.surface.dimension
+                )
+            beyond += abs(rate) * self.basis.rounding()
+            # (I + S)^-1 is a block of (I + rate H)^-1, and S <= rate B.
+            bottom, top = max(bottom, values.min() - beyond), min(top, values.max() + beyond)
+        return bottom, top
+
+    def _note(self) -> str:
+        return f"{self.basis.size} Krylov vectors, {self.count} probes" if self.count else ""
 
 
-def conditional_samples(
-    measure: UniversalMeasure, values: Array, couplings: Array, forms: Array, seed: int
-) -> Array | None:
-    """Samples that stand for ``q = sum_k (values_k a_k² / 2 + a_k c_k) + h / 2``, ``a ~ N(0, I)``.
-
-    Row i belongs to ``couplings[i]`` and ``forms[i]``; the mean of psi over the row is (or, for a psi without
-    closed form, estimates) its conditional expectation. ``None`` where that is infinite.
-    """
-    kind = _kind(measure)
-    if kind == "exponential":
-        if values.min(initial=0.0) <= -1.0:
-            return None
-        exponent = 0.5 * (forms - (couplings**2 / (1 + values)).sum(1)) + 0.5 * np.log1p(values).sum()
-        return np.asarray(exponent)[:, None]
-    mean = 0.5 * (values.sum() + forms)
-    if kind == "linear":
-        return np.asarray(mean)[:, None]
-    if kind == "quadratic":
-        # Two points with the conditional mean and variance have the same t and t² on average.
-        deviation = np.sqrt(0.5 * (values**2).sum() + (couplings**2).sum(1))
-        return np.stack([mean - deviation, mean + deviation], axis=1)
-    draws = np.random.default_rng(seed).standard_normal((len(forms), INNER_DRAWS, len(values)))
-    inner = 0.5 * (draws**2 @ values) + np.einsum("nkm,nm->nk", draws, couplings)
-    return np.asarray(inner + 0.5 * forms[:, None])
+def _mapped(measure: UniversalMeasure, kind: Exponential, log_det: Bounded) -> Bounded:
+    """The functional of a determinant between two bounds; monotone in it."""
+    ends = [kind.functional(measure, end) for end in (log_det.low, log_det.high)]
+    return Bounded(min(ends), kind.functional(measure, log_det.value), max(ends))
 
 
-def exact_value(measure: UniversalMeasure, values: Array, seed: int) -> float | None:
-    """The functional of a quadratic form with eigenvalues ``values``, all known; ``None`` if infinite."""
-    copies = 1 if _kind(measure) != "other" else 128
-    nothing = np.zeros((copies, len(values)))
-    samples = conditional_samples(measure, values, nothing, np.zeros(copies), seed)
-    if samples is None:
-        return None
-    flat = torch.from_numpy(samples).reshape(-1)
-    if len(flat) == 1:
-        return float(estimate(measure, flat))  # the log-sum-exp form, safe from underflow
-    return _phi_of_mean(measure, flat)
-
-
-def estimate_from(measure: UniversalMeasure, samples: Array, name: str, hvps: int = 0) -> Estimate:
-    """Jackknife over the rows of ``samples``, shape ``(n, K)``: each row is one independent draw."""
-    rows = torch.from_numpy(np.ascontiguousarray(samples))
-    plain = rows.shape[1] == 1
-
-    def statistic(kept: NDArray[np.intp]) -> float:
-        chosen = (rows if len(kept) == len(rows) else rows[torch.as_tensor(kept)]).reshape(-1)
-        # A measure's own estimator corrects for a count of independent samples, which the K of a row
-        # are not: there phi of the mean is taken as it is, and the jackknife removes its bias.
-        return float(estimate(measure, chosen)) if plain else _phi_of_mean(measure, chosen)
-
-    value, error, degrees = jackknife(statistic, len(rows))
-    return Estimate.from_error(name, value, error, degrees, hvps=hvps)
-
-
-def _phi_of_mean(measure: UniversalMeasure, samples: Tensor) -> float:
-    psi = measure.psi(samples)
-    stacked = psi if isinstance(psi, Tensor) else torch.stack(list(psi), dim=-1)
-    return float(measure.phi(stacked.mean(0)))
-
-
-def _kind(measure: UniversalMeasure) -> str:
-    """Which closed form psi has, found by looking at its values rather than at its name."""
-    grid = torch.linspace(-1.5, 2.0, 8, dtype=torch.float64)
-    psi = measure.psi(grid)
-    parts = [psi] if isinstance(psi, Tensor) and psi.ndim == 1 else None
-    if parts is None:
-        parts = list(psi.unbind(-1)) if isinstance(psi, Tensor) else list(psi)
-    if len(parts) == 1 and torch.allclose(parts[0], torch.exp(-grid)):
-        return "exponential"
-    # The part of each component beyond a polynomial of the degree, by least squares on the grid.
-    for degree, kind in ((1, "linear"), (2, "quadratic")):
-        design = torch.stack([grid**k for k in range(degree + 1)], dim=1)
-        target = torch.stack(parts, dim=1)
-        fitted = design @ torch.linalg.lstsq(design, target).solution
-        if float((fitted - target).abs().max()) < 1e-9 * max(1.0, float(target.abs().max())):
-            return kind
-    return "other"
+def _gram(a: torch.Tensor, b: torch.Tensor) -> Array:
+    return np.asarray((a @ b.T).double().cpu().numpy())

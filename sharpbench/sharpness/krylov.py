@@ -88,6 +88,15 @@ class KrylovBasis:
         recent = lengths[-FRUITLESS_CHAINS:]
         return self._next is None and len(recent) == FRUITLESS_CHAINS and max(recent) == 1
 
+    def start_at(self, row: Tensor) -> None:
+        """Let the first chain of an empty basis begin at a given vector instead of random signs.
+
+        Bounds for the distance of Ritz values from the ends of the spectrum need a Gaussian start: random
+        signs can be orthogonal to an eigenvector with few entries.
+        """
+        self.starts.append(0)
+        self._next = row.to(self._rows) / row.norm().to(self._rows)
+
     def restart(self) -> None:
         """Let the next vector begin a new chain, at random in the complement."""
         self._next = None

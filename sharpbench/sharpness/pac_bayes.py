@@ -16,6 +16,8 @@ from .relative import is_classification
 from .surface import LossSurface
 
 SMALLEST, LARGEST, STEPS = 1e-5, 1e2, 14
+# The resolution of the bisection, as a factor on sigma; it joins the interval.
+_STEP = math.exp(math.log(LARGEST / SMALLEST) / 2**STEPS)
 
 
 def pac_bayes(
@@ -49,8 +51,16 @@ def pac_bayes(
         low, middle, high = (_crossing(curve, limit, shift) for shift in (quantile, 0.0, -quantile))
     prefix = "magnitude_" if magnitude else ""
     note = f"training error may rise by {excess:g}; {n} draws of noise"
-    sigma = _row(f"{prefix}pac_bayes_sigma", middle, low, high, quantile, note)
-    flat = _row(f"{prefix}pac_bayes", middle**-2, high**-2, low**-2, quantile, "1/sigma²: " + note)
+    # The search ends somewhere: beyond its ends nothing is known.
+    low = 0.0 if low <= SMALLEST * _STEP else low
+    high = math.inf if high >= LARGEST / _STEP else high
+    names = (f"{prefix}pac_bayes", f"{prefix}pac_bayes_sigma")
+    if math.isinf(high) or low == 0.0:
+        note += f"; the search for sigma ends at {SMALLEST:g} and {LARGEST:g}, and nothing is known beyond"
+    sigma = _row(names[1], middle, low, high, quantile, note)
+    flat = _row(
+        names[0], middle**-2, high**-2, low**-2 if low > 0 else math.inf, quantile, "1/sigma²: " + note
+    )
     return [flat, sigma]
 
 
@@ -85,5 +95,8 @@ def _crossing(curve: _ErrorCurve, limit: float, shift: float) -> float:
 
 
 def _row(name: str, value: float, low: float, high: float, quantile: float, note: str) -> Estimate:
+    low, high = low / _STEP**2, high * _STEP**2
     half = 0.5 * (high - low)
-    return Estimate(name, value, half / quantile, low, high, 0, half <= 0.05 * abs(value), note)
+    furthest = max(high - value, value - low)
+    error = half / quantile if math.isfinite(half) else math.nan
+    return Estimate(name, value, error, low, high, 0, bool(furthest <= 0.05 * abs(value)), note)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import must_be, unknown_name
+from .chi_square import mean_of_forms
 from .estimate import Estimate
+from .precise import PreciseLosses
 from .surface import LossSurface
 
 Norm = Literal["l2", "linf"]
@@ -19,7 +21,8 @@ Norm = Literal["l2", "linf"]
 def sam_sharpness(surface: LossSurface, rho: float) -> Estimate:
     """``L(x + rho g/||g||) - L(x)``, ``g = grad L(x)`` over the whole data set (Foret et al. 2021, eq. 2).
 
-    0 where the gradient vanishes. Exact up to rounding: nothing is sampled.
+    0 where the gradient vanishes. Nothing is sampled; the losses are in float64 where the model can be run so
+    (:class:`~sharpbench.sharpness.precise.PreciseLosses`), else the interval holds their rounding.
 
     Raises:
         InvalidInput: rho not > 0.
@@ -38,9 +41,13 @@ def sam_sharpness(surface: LossSurface, rho: float) -> Estimate:
     length = float(gradient.norm())
     if length == 0.0:
         return Estimate.exact("sam_sharpness", 0.0, note="the gradient is zero")
-    offsets = torch.stack([torch.zeros_like(gradient), gradient * (rho / length)], dim=1)
-    here, there = surface.losses_at(offsets).tolist()
-    return Estimate.exact("sam_sharpness", there - here)
+    losses = PreciseLosses(surface)
+    rise = float(losses.losses_at((gradient * (rho / length)).reshape(-1, 1))[0]) - losses.base
+    if losses.twin is not None:
+        return Estimate.exact("sam_sharpness", rise)
+    return Estimate.from_error(
+        "sam_sharpness", rise, 0.0, math.inf, bias=2 * losses.rounding, note=losses.note()
+    )
 
 
 def worst_case_sharpness(
@@ -54,7 +61,10 @@ def worst_case_sharpness(
     seed: int = 0,
     clip: bool = True,
 ) -> Estimate:
-    """``max_{||T^-1 e|| <= rho} L(x + e) - L(x)``, by projected normalised ascent; a lower bound.
+    """A lower bound of ``max_{||T^-1 e|| <= rho} L(x + e) - L(x)``, by projected normalised ascent.
+
+    The maximum itself may be larger by an unknown amount, so the estimate has no standard error and no
+    interval (both nan), is never ``converged``, and its note begins with "lower bound".
 
     ``T = I``, or ``diag(|x|)`` with ``adaptive`` (Kwon et al. 2021, eq. 3). The first start is x itself (so
     that one step is SAM's), the others are random in the ball; the best loss met anywhere counts.
@@ -81,7 +91,7 @@ def worst_case_sharpness(
     point = surface.point()
     scale = point.abs() if adaptive else torch.ones_like(point)
     stride = rho if steps == 1 else 2 * rho / steps
-    best = 0.0 if clip else -math.inf
+    best, furthest = (0.0 if clip else -math.inf), torch.zeros_like(point)
     with surface.session():
         base = surface.loss()
         for start in range(restarts):
@@ -95,10 +105,17 @@ def worst_case_sharpness(
                     break
                 direction = slope / slope.norm() if norm == "l2" else slope.sign()
                 y = _project(y + stride * direction, rho, norm)
-                best = max(best, surface.loss_at(scale * y) - base)
+                rise = surface.loss_at(scale * y) - base
+                if rise > best:
+                    best, furthest = rise, scale * y
+        if bool(furthest.any()):
+            # The ascent compares losses in the model's own precision; the value reported is exact.
+            losses = PreciseLosses(surface)
+            best = float(losses.losses_at(furthest.reshape(-1, 1))[0]) - losses.base
+            best = max(best, 0.0) if clip else best
     best = best if math.isfinite(best) else 0.0  # no ascent direction anywhere
-    note = f"{norm}, {steps} ascent steps, {restarts} starts: a lower bound"
-    return Estimate.exact("adaptive_worst_case" if adaptive else "worst_case", best, note=note)
+    note = f"{norm}, {steps} ascent steps, {restarts} starts"
+    return Estimate.lower_bound("adaptive_worst_case" if adaptive else "worst_case", best, note=note)
 
 
 def average_case_sharpness(
@@ -119,16 +136,17 @@ def average_case_sharpness(
     point = surface.point()
     scale = point.abs() if adaptive else torch.ones_like(point)
     with surface.session():
-        base = surface.loss()
+        losses = PreciseLosses(surface)
         means = []
         for start in range(0, n, 32):
             size = (min(32, n - start), len(point))
             rows = torch.randn(size, generator=generator).to(point) * (rho / math.sqrt(len(point))) * scale
-            means.append(0.5 * (surface.losses_at(rows.T) + surface.losses_at(-rows.T)) - base)
-    values = torch.cat(means).numpy()
-    error = float(np.std(values, ddof=1)) / math.sqrt(n)
+            means.append(0.5 * (losses.losses_at(rows.T) + losses.losses_at(-rows.T)) - losses.base)
     name = "adaptive_average_case" if adaptive else "average_case"
-    return Estimate.from_error(name, float(values.mean()), error, n - 1)
+    values = torch.cat(means).numpy()
+    # The two losses at u and -u, and the one at x, are each off by up to the rounding.
+    found = mean_of_forms(name, values, positive=False, bias=2 * losses.rounding)
+    return replace(found, note=losses.note())
 
 
 def _project(y: Tensor, rho: float, norm: Norm, onto_surface: bool = False) -> Tensor:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from ..functionals import UniversalMeasure, estimate
+from ..functionals import UniversalMeasure
 from ..laws import Gaussian, Law
-from .estimate import Array, Estimate, jackknife
-from .forms import estimate_from, exact_value
+from .estimate import Array, Estimate
 from .krylov import KrylovBasis
+from .precise import PreciseLosses
+from .quadratic import form_spectrum
+from .samples import Control, estimate_samples
 from .surface import LossSurface
 
 CHUNK = 32
@@ -29,11 +31,15 @@ class LossDifferences:
         samples: shape ``(n,)``.
         controls: shape ``(n,)``, or ``None``.
         spectrum: eigenvalues of the control's form for the law's own scale, or ``None``.
+        rounding: a bound on what rounding of the losses leaves in each sample.
+        note: the precision of the losses, where it is not float64.
     """
 
     samples: Array
     controls: Array | None = None
     spectrum: Array | None = None
+    rounding: float = 0.0
+    note: str = ""
 
     @classmethod
     def draw(
@@ -49,15 +55,16 @@ class LossDifferences:
         """Draw n directions from ``law`` and evaluate the losses (a basis is used for Gaussian laws only)."""
         samples, controls = [], []
         known = basis if isinstance(law, Gaussian) else None
-        base = surface.loss()
+        losses = PreciseLosses(surface)
         for start in range(0, n, CHUNK):
-            rows = draw_rows(surface, law, min(CHUNK, n - start), generator)
-            ahead = surface.losses_at(rho * rows.T).numpy()
+            rows = draw_rows(surface.parameters, law, min(CHUNK, n - start), generator)
+            rows = rows.to(surface.device, surface.dtype)
+            ahead = losses.losses_at(rho * rows.T).numpy()
             if antithetic:
-                behind = surface.losses_at(-rho * rows.T).numpy()
-                samples.append((ahead + behind - 2 * base) / (2 * rho**2))
+                behind = losses.losses_at(-rho * rows.T).numpy()
+                samples.append((ahead + behind - 2 * losses.base) / (2 * rho**2))
             else:
-                samples.append((ahead - base) / rho**2)
+                samples.append((ahead - losses.base) / rho**2)
             if known is not None:
                 rest, inside = known.project_out(rows)
                 a = inside.double().cpu().numpy()
@@ -65,49 +72,37 @@ class LossDifferences:
                 for column, leftover in known.leftovers:
                     form += a[:, column] * (rest @ leftover).double().cpu().numpy()
                 controls.append(form)
+        found = cls(np.concatenate(samples), rounding=2 * losses.rounding / rho**2, note=losses.note())
         if known is None or not isinstance(law, Gaussian):
-            return cls(np.concatenate(samples))
-        return cls(np.concatenate(samples), np.concatenate(controls), law.scale**2 * _form_spectrum(known))
+            return found
+        return replace(found, controls=np.concatenate(controls), spectrum=_spectrum(known, law.scale))
 
     def scaled(self, scale: float) -> LossDifferences:
         """The same displacements drawn as ``(rho / scale) (scale u)``: forms grow by scale²."""
         s2 = scale * scale
         controls = None if self.controls is None else s2 * self.controls
         spectrum = None if self.spectrum is None else s2 * self.spectrum
-        return LossDifferences(s2 * self.samples, controls, spectrum)
+        return LossDifferences(s2 * self.samples, controls, spectrum, s2 * self.rounding, self.note)
 
     def estimate(self, measure: UniversalMeasure, name: str) -> Estimate:
-        """The measure, bias-corrected, with its jackknife error and t-interval."""
-        truth = None if self.spectrum is None else exact_value(measure, self.spectrum, seed=0)
-        if truth is None or self.controls is None:
-            return estimate_from(measure, self.samples[:, None], name)
-        known = truth
-        both = torch.from_numpy(np.stack([self.samples, self.controls]))
-
-        def statistic(kept: NDArray[np.intp]) -> float:
-            chosen = both[:, torch.as_tensor(kept)]
-            return float(estimate(measure, chosen[0]) - estimate(measure, chosen[1])) + known
-
-        value, error, degrees = jackknife(statistic, len(self.samples))
-        return Estimate.from_error(name, value, error, degrees)
+        """The measure, bias-corrected, with the interval of
+        :func:`~sharpbench.sharpness.samples.estimate_samples`.
+        """
+        control = None
+        if self.controls is not None and self.spectrum is not None:
+            control = Control(self.controls, self.spectrum)
+        return estimate_samples(
+            measure, self.samples, name, control=control, rounding=self.rounding, note=self.note
+        )
 
 
-def draw_rows(surface: LossSurface, law: Law, count: int, generator: torch.Generator) -> torch.Tensor:
-    """``count`` draws of u as rows, shape ``(count, d)``."""
-    draws = [law.sample(surface.parameters, generator) for _ in range(count)]
+def draw_rows(like: Sequence[torch.Tensor], law: Law, count: int, generator: torch.Generator) -> torch.Tensor:
+    """``count`` draws of u, shaped like the given parameters, as rows of shape ``(count, d)``."""
+    draws = [law.sample(like, generator) for _ in range(count)]
     rows = [torch.cat([piece.reshape(-1) for piece in draw]) for draw in draws]
-    return torch.stack(rows).detach().to(surface.device, surface.dtype)
+    return torch.stack(rows).detach()
 
 
-def _form_spectrum(basis: KrylovBasis) -> Array:
-    """Eigenvalues of ``[[M, R^T], [R, 0]]``, with R in an orthonormal frame of the leftovers."""
+def _spectrum(basis: KrylovBasis, scale: float) -> Array:
     columns, gram = basis.coupling()
-    size, extra = basis.size, len(columns)
-    block = np.zeros((size + extra, size + extra))
-    block[:size, :size] = basis.projected
-    if extra:
-        sizes, vectors = np.linalg.eigh(gram)
-        root = np.sqrt(np.maximum(sizes, 0.0))[:, None] * vectors.T  # R = frame root, root^T root = gram
-        block[size:, columns] = root
-        block[columns, size:] = root.T
-    return np.asarray(np.linalg.eigvalsh(block), dtype=np.float64)
+    return scale**2 * form_spectrum(basis.projected, columns, gram)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from .batches import Batch
 from .estimate import Estimate
 from .gauss_newton import GaussNewton
-from .operator import Rescaled
+from .operator import Rescaled, SymmetricOperator
 from .spectrum import spectrum
 from .surface import LossSurface
 
@@ -22,14 +23,14 @@ def gauss_newton_rows(surface: LossSurface, *, hvps: int = 50, seed: int = 0) ->
     """
     found = spectrum(GaussNewton(surface), hvps=hvps, seed=seed, eigenvalues=1)
     note = "generalised Gauss-Newton matrix"
-    trace = replace(found.trace(), name="ggn_trace", note=note)
-    top = replace(found.top_eigenvalues(1)[0], name="ggn_lambda_1", note=note)
+    trace = _named(found.trace(), "ggn_trace", note)
+    top = _named(found.top_eigenvalues(1)[0], "ggn_lambda_1", note)
     if not is_classification(surface):
         return [trace, top]
     return [
         trace,
         top,
-        replace(trace, name="fisher_trace", note="labels drawn from the model; equals ggn_trace"),
+        _named(found.trace(), "fisher_trace", "labels drawn from the model; equals ggn_trace"),
     ]
 
 
@@ -49,21 +50,35 @@ def relative_flatness(surface: LossSurface) -> list[Estimate]:
         [18.0, 18.0]
     """
     x = surface.point()
-    bent = float((x.double() * surface.hvp(x).double()).sum())
-    rao = float((x.double() * GaussNewton(surface).hvp(x).double()).sum())
-    return [
-        Estimate.exact("relative_flatness", bent, hvps=1, note="x^T H x"),
-        Estimate.exact("fisher_rao", rao, hvps=1, note="x^T G x, G the Gauss-Newton matrix"),
-    ]
+    rows = []
+    operators: dict[str, tuple[SymmetricOperator, str]] = {
+        "relative_flatness": (surface, "x^T H x"),
+        "fisher_rao": (GaussNewton(surface), "x^T G x, G the Gauss-Newton matrix"),
+    }
+    for name, (operator, note) in operators.items():
+        bent = x.double() * operator.hvp(x).double()
+        # Terms that cancel, as they do where layers can be rescaled, leave their rounding behind.
+        rounding = 10 * torch.finfo(surface.dtype).eps * float(bent.abs().sum())
+        value = float(bent.sum())
+        if rounding <= 1e-3 * abs(value):
+            rows.append(Estimate.exact(name, value, hvps=1, note=note))
+        else:
+            rows.append(Estimate.from_error(name, value, 0.0, math.inf, bias=rounding, hvps=1, note=note))
+    return rows
 
 
 def scale_invariant_rows(surface: LossSurface, *, hvps: int = 50, seed: int = 0) -> list[Estimate]:
     """``scale_invariant_trace`` and ``scale_invariant_lambda_1``: of ``D_x H D_x``, from one pass."""
     found = spectrum(Rescaled(surface, surface.point()), hvps=hvps, seed=seed, eigenvalues=1)
     return [
-        replace(found.trace(), name="scale_invariant_trace", note="tr D_x H D_x"),
-        replace(found.top_eigenvalues(1)[0], name="scale_invariant_lambda_1", note="of D_x H D_x"),
+        _named(found.trace(), "scale_invariant_trace", "tr D_x H D_x"),
+        _named(found.top_eigenvalues(1)[0], "scale_invariant_lambda_1", "of D_x H D_x"),
     ]
+
+
+def _named(found: Estimate, name: str, note: str) -> Estimate:
+    """The estimate under its row's name; what it has to say of its own interval stays."""
+    return replace(found, name=name, note=f"{note}; {found.note}" if found.note else note)
 
 
 def is_classification(surface: LossSurface) -> bool:

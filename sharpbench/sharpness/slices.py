@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -95,7 +96,7 @@ def interpolation(
     Raises:
         InvalidInput: a parameter missing from ``other`` or of another shape there; points < 2; beyond < 0.
     """
-    if points < 2 or beyond < 0:
+    if points < 2 or not (math.isfinite(beyond) and beyond >= 0):
         raise must_be("points and beyond", ">= 2 and >= 0", (points, beyond))
     named = {id(p): name for name, p in surface.model.named_parameters()}
     ends = []
@@ -126,5 +127,5 @@ def _direction(surface: LossSurface, direction: Tensor | None, seed: int) -> Ten
 
 
 def _check_grid(reach: float, points: int) -> None:
-    if not reach > 0 or points < 2:
+    if not (math.isfinite(reach) and reach > 0) or points < 2:
         raise must_be("reach and points", "> 0 and >= 2", (reach, points))

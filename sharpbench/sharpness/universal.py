@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import must_be
 from ..functionals import UniversalMeasure, require_measurable
-from ..laws import Gaussian
+from ..laws import Gaussian, Law, Rademacher, ScaleInvariant, Sphere, UniformCube
 from .estimate import Array, Estimate
-from .forms import QuadraticForms, estimate_from
+from .forms import QuadraticForms
 from .krylov import KrylovBasis
+from .operator import Rescaled, SymmetricOperator
+from .psi import Polynomial, psi_kind
 from .radius import LossDifferences, draw_rows
+from .samples import estimate_samples
 from .surface import LossSurface
 
 
@@ -27,15 +33,20 @@ def of_hessian(
 ) -> Estimate:
     """``phi(E_{u ~ mu} psi(u^T H u / 2))`` from n Hessian-vector products.
 
-    For a Gaussian law, half of the products (none, if a ``basis`` of the same surface is given) build a
-    Krylov basis whose part of the expectation is then taken in closed form, so that skewed functionals
-    such as log det(I + s²H) are estimated where plain Monte Carlo is hopeless; see
-    :class:`~sharpbench.sharpness.forms.QuadraticForms`. Other laws are sampled as they are. The value is
-    corrected for bias, and its error found, by the jackknife; the interval is a t-interval.
+    For a Gaussian law, or one uniform on a sphere, half of the products (none, if a ``basis`` of the same
+    surface is given) build a Krylov basis whose part of the expectation is then known, and the others are
+    probes of its complement; see :class:`~sharpbench.sharpness.forms.QuadraticForms`. ``ScaleInvariant``
+    laws are those of ``D_x H D_x``. A psi that is linear needs no more than tr H, whatever the law, if its
+    entries are independent. Other laws are sampled as they are. Up to n dimensions the Hessian itself is
+    formed, and the result is exact.
 
     The law is part of the measure: ``2 Var(q)`` is ||H||_F² for Gaussian u only (Rademacher u give its
-    off-diagonal part). log det(I + s²H) is infinite when lambda_min <= -1/s²; then the value is nan and the
-    note says so. The suites use s = 0.1, finite down to lambda_min = -100.
+    off-diagonal part). log det(I + s²H) is infinite when lambda_min <= -1/s². Where that was seen, the value
+    is nan; where the products do not exclude it, the interval is unbounded below and not converged; the note
+    says which. The suites use s = 0.1, finite down to lambda_min = -100.
+
+    The 95 % intervals are made for the skewed distributions of quadratic forms
+    (benchmarks/coverage_universal.py): with few products they are wide.
 
     Raises:
         InvalidInput: n < 8, or a measure with a ``refusal`` (det H).
@@ -56,17 +67,56 @@ def of_hessian(
         raise must_be("n", ">= 8", n)
     name = f"phi_psi_mu:{getattr(measure, 'name', 'measure')}"
     generator = torch.Generator().manual_seed(seed)
-    before = surface.hvps
-    with surface.session():
-        if isinstance(measure.mu, Gaussian):
-            probes = n
-            if basis is None:
-                basis = KrylovBasis(surface, n // 2, generator)
-                probes -= basis.grow(n // 2)
-            forms = QuadraticForms(surface, basis, probes, generator)
-            return forms.estimate(measure, measure.mu.scale, name, surface.hvps - before)
-        samples = _plain_forms(surface, measure, n, generator)
-    return estimate_from(measure, samples[:, None], name, surface.hvps - before)
+    law: Law = measure.mu
+    operator: SymmetricOperator = surface
+    while isinstance(law, ScaleInvariant):
+        point = torch.cat([p.detach().reshape(-1) for p in surface.parameters])
+        operator, law, basis = Rescaled(operator, point), law.law, None
+    before = operator.hvps
+    kind = psi_kind(measure)
+    with operator.session():
+        linear = isinstance(kind, Polynomial) and kind.degree <= 1
+        if isinstance(law, Gaussian) or (linear and isinstance(law, Rademacher | UniformCube)):
+            found = _forms(operator, kind, n, generator, basis).estimate(measure, _deviation(law), name, 0)
+            return replace(found, hvps=operator.hvps - before)
+        if isinstance(law, Sphere) and isinstance(kind, Polynomial):
+            radius = operator.dimension**0.5 if isinstance(law.radius, str) else float(law.radius)
+            forms = _forms(operator, kind, n, generator, basis)
+            found = forms.estimate(measure, 1.0, name, 0, radius=radius)
+            return replace(found, hvps=operator.hvps - before)
+        samples = _plain_forms(operator, law, surface.parameters, n, generator)
+    note = f"{n} samples of u^T H u / 2"
+    return estimate_samples(measure, samples, name, hvps=operator.hvps - before, note=note)
+
+
+def _deviation(law: Law) -> float:
+    """The standard deviation of an entry of u."""
+    if isinstance(law, Gaussian):
+        return law.scale
+    return law.half_width / math.sqrt(3) if isinstance(law, UniformCube) else 1.0
+
+
+def _forms(
+    operator: SymmetricOperator,
+    kind: object,
+    n: int,
+    generator: torch.Generator,
+    basis: KrylovBasis | None,
+) -> QuadraticForms:
+    """A Krylov basis of half the products, from a Gaussian start, and probes; all d directions if d <= n."""
+    left, isotropic = n, False
+    if basis is None:
+        d, isotropic = operator.dimension, True
+        basis = KrylovBasis(operator, d if d <= n else n // 2, generator)
+        if d <= n:
+            basis.include(torch.eye(d, dtype=operator.dtype, device=operator.device))
+        else:
+            basis.start_at(torch.randn(d, generator=generator, dtype=operator.dtype).to(operator.device))
+            basis.grow(n // 2)
+        left -= basis.size
+    if isinstance(kind, Polynomial) and kind.degree > 2:
+        left -= len(basis.leftovers)
+    return QuadraticForms(operator, basis, max(left, 2), generator, isotropic=isotropic)
 
 
 def at_radius(
@@ -121,10 +171,10 @@ def at_radius(
 
 
 def _plain_forms(
-    surface: LossSurface, measure: UniversalMeasure, n: int, generator: torch.Generator
+    operator: SymmetricOperator, law: Law, like: Sequence[Tensor], n: int, generator: torch.Generator
 ) -> Array:
     found = []
     for start in range(0, n, 64):
-        rows = draw_rows(surface, measure.mu, min(64, n - start), generator)
-        found.append(0.5 * (rows * surface.hvp(rows.T).T).sum(1).double().cpu().numpy())
+        rows = draw_rows(like, law, min(64, n - start), generator).to(operator.device, operator.dtype)
+        found.append(0.5 * (rows * operator.hvp(rows.T).T).sum(1).double().cpu().numpy())
     return np.concatenate(found)
