@@ -148,8 +148,11 @@ def _execute(
         examples=len(ready.train_set),
         device=where,
     )
+    remarks = list(course.remarks)
     if task != spec.task:
-        ended["remarks"] = [f"memory ran out: mini-batches were evaluated in {task.micro_batches} parts"]
+        remarks.append(f"memory ran out: mini-batches were evaluated in {task.micro_batches} parts")
+    if remarks:
+        ended["remarks"] = remarks
     ended["files"] = inventory(directory)
     write_json(directory / "result.json", sealed(ended))
     (directory / CHECKPOINT).unlink(missing_ok=True)

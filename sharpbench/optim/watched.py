@@ -55,6 +55,6 @@ def require_step_without_closure(optimizer: Optimizer) -> None:
     ]
     if needed:
         raise InvalidInput(
-            f"{type(optimizer).__name__} can't be the base: its step needs {', '.join(needed)}, but a base is "
-            "handed one gradient and steps on it (use one whose step() needs no closure, such as SGD or AdamW)"
+            f"{type(optimizer).__name__} can't be the base: its step needs {', '.join(needed)}, but a base "
+            "steps on the one gradient that it is handed (use one whose step() needs no closure, such as SGD)"
         )
