@@ -15,10 +15,10 @@ from torch import nn
 from sharpbench.bench.run import execute
 from sharpbench.bench.stepping import Stepper
 from sharpbench.errors import Interrupted, RunFailed
+from sharpbench.optim.counting import GradientCounter
 from sharpbench.spec import RunSpec
 from sharpbench.training import interrupt
 from sharpbench.training.checkpoint import Checkpoints
-from sharpbench.training.counting import GradientCounter
 
 # Gradients a step.
 COSTS = {
