@@ -72,7 +72,7 @@ def test_a_planted_bug_is_found_and_named(kind: type[HonestSAM]) -> None:
             "with the parameters in two groups ||e|| is 0.07071, in one 0.05",
         ),
         (broken_optimizers.DownTheGradient, "has the cosine -1.000 with the gradient"),
-        (broken_optimizers.DropsAccumulated, "what was accumulated before it is lost"),
+        (broken_optimizers.DropsAccumulated, "what was accumulated before is lost"),
         (broken_optimizers.CountsAccumulatedOnce, "nothing is said, and the step is"),
     ],
 )

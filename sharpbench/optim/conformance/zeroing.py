@@ -11,7 +11,7 @@ from .finding import Defect, NotApplicable, describe, promise
 from .problem import Trial
 from .subject import Subject
 
-STEPS = 3
+STEPS, LATER = 3, 12
 # Adding to zeros instead of to nothing changes no bit but the sign of a zero.
 SAME = 1e-12
 
@@ -55,29 +55,35 @@ def accumulated_noticed(subject: Subject) -> str:
 
     An optimizer that evaluates once a step may add to it, as torch's own do, but not drop it.
     """
-    weights = []
-    several = False
-    for accumulates in (False, True):
-        trial = Trial(subject, zeroes=False)
-        _within_step(trial)
+    plain, accumulating = Trial(subject, zeroes=False), Trial(subject, zeroes=False)
+    _within_step(plain)
+    before = plain.weights()
+    for trial in (plain, accumulating):
         torch.manual_seed(0)
         trial.step(0)
-        for p in trial.parameters:
-            p.grad = None
-        if accumulates:
-            trial.accumulate(1)
-        said = _noticed(lambda trial=trial: trial.step(2)) if accumulates else ""  # type: ignore[misc]
-        if said:
-            return said
-        if not accumulates:
-            several = len(trial.step(2).evaluations) > 1
-        weights.append(trial.weights())
-    off = (weights[0] - weights[1]).abs().max().item()
-    if off <= SAME:
-        raise Defect("the step is the same as without: what was accumulated before it is lost")
+        _drop(trial)
+    several = len(plain.step(2).evaluations) > 1
+    accumulating.accumulate(1)
+    if said := _noticed(lambda: accumulating.step(2)):
+        return said
+    off = (plain.weights() - accumulating.weights()).abs().max().item()
+    for index in range(LATER):  # optimizers that warm up, or use gradients later, show it by then
+        for trial in (plain, accumulating):
+            _drop(trial)
+            trial.step(index)
+    later = (plain.weights() - accumulating.weights()).abs().max().item()
+    if torch.equal(plain.weights(), before):
+        raise NotApplicable(f"no weight moves in {LATER + 2} steps")
+    if max(off, later) <= SAME:
+        raise Defect("the steps are the same as without: what was accumulated before is lost")
     if not several:
         raise NotApplicable("one evaluation a step, which adds to p.grad as torch's own optimizers do")
     raise Defect(f"nothing is said, and the step is {off:.1e} off the one without")
+
+
+def _drop(trial: Trial) -> None:
+    for p in trial.parameters:
+        p.grad = None
 
 
 def _within_step(trial: Trial) -> None:
