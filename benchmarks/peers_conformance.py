@@ -43,9 +43,10 @@ skipped (–), not failed: one without a closure contract can't count its evalua
 
 A class may say what it means to be different, as attributes: `evaluates_at_weights = False` where every \
 pass is at a perturbed point (momentum SAM), `perturbation_has_length_rho = False` where a perturbation \
-along the gradient is meant to have another length than rho (unnormalised SAM; a parameter `normalize=False` says it \
-too). Whether a perturbation is made from the gradient at all, and whether it lies along it, is found out by \
-trying: random, preconditioned and masked perturbations are not measured by a rule that isn't theirs.
+along the gradient is meant to have another length than rho (unnormalised SAM; a parameter \
+`normalize=False` says it too). Whether a perturbation is made from the gradient at all, and whether it lies \
+along it, is found out by trying: random, preconditioned and masked perturbations are not measured by a rule \
+that isn't theirs.
 
 """
 
