@@ -41,6 +41,13 @@ Three constructors are understood, `Cls(base, ...)`, `Cls(params, base_optimizer
 gradient at x computed before; `first_step` and `second_step`). What an optimizer does not claim is \
 skipped (–), not failed: one without a closure contract can't count its evaluations, say.
 
+A class may say what it means to be different, as attributes: `evaluates_at_weights = False` where every \
+pass is at a perturbed point (momentum SAM), `perturbation_has_length_rho = False` where a perturbation \
+along the gradient is meant to have another length than rho (unnormalised SAM; a parameter \
+`normalize=False` says it too). Whether a perturbation is made from the gradient at all, and whether it lies \
+along it, is found out by trying: random, preconditioned and masked perturbations are not measured by a rule \
+that isn't theirs.
+
 """
 
 PEER_HEAD = """## Public implementations
@@ -69,6 +76,11 @@ def judged(davda54: Path | None) -> dict[str, Conformance | str]:
     return results
 
 
+def _cell(text: str) -> str:
+    """One cell of a Markdown table: a norm's bars are no borders."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--davda54", type=Path, help="folder that holds sam.py of davda54/sam")
@@ -95,7 +107,7 @@ def main() -> None:
             text.append(f"\n**{title}**\n\n")
             text += [f"- {f.check}: {f.detail}\n" for f in result.failures]
     text.append("\n## The checks\n\n| check | what is promised |\n|---|---|\n")
-    text += [f"| {one.name} | {' '.join(one.asserts.split())} |\n" for one in CHECKS]
+    text += [f"| {one.name} | {_cell(one.asserts)} |\n" for one in CHECKS]
     (ROOT / "docs" / "conformance.md").write_text("".join(text), encoding="utf-8")
 
 

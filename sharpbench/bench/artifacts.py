@@ -8,7 +8,7 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from ..data import TrainingSet
 from ..files import atomic_path
 from ..spec import SCHEMA_VERSION, RunSpec
 from ..training.checkpoint import Course
+from .sources import KEY
 
 HISTORY = (
     "epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "validation_loss",
@@ -122,12 +123,15 @@ def code_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def provenance(device: torch.device, ranks: int = 1) -> dict[str, Any]:
-    """Where and with what a run was made."""
+def provenance(
+    device: torch.device, ranks: int = 1, sources: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Where and with what a run was made; ``sources``: name → digest of an optimizer that isn't ours."""
     cuda = device.type == "cuda"
     return {
         "sharpbench": __version__,
         "code": code_digest(),
+        **({KEY: dict(sources)} if sources else {}),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

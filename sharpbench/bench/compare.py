@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from ..files import read_bytes
 from .inventory import UNRECORDED, inventory
+from .sources import KEY
 
 # What another machine, or the same one on another day, gives otherwise for the same run.
 TIMES = frozenset(
@@ -19,6 +20,8 @@ TIMES = frozenset(
         "peak_memory_bytes",
     )
 )  # fmt: skip
+# One of the two may be of a version that recorded no source; merging compares the others by itself.
+TIMES_AND_SOURCE = TIMES | {KEY}
 NOT_COMPARED = ("provenance.json", *UNRECORDED)
 
 
@@ -60,7 +63,7 @@ def _result_difference(one: Path, other: Path) -> str | None:
 
 
 def _without_times(result: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in result.items() if key not in (*TIMES, "files", "sha256")}
+    return {key: value for key, value in result.items() if key not in (*TIMES_AND_SOURCE, "files", "sha256")}
 
 
 def _table_difference(one: Path, other: Path) -> str | None:

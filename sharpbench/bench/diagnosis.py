@@ -13,6 +13,7 @@ from .. import __version__
 from ..files import read_bytes
 from .claim import is_claimed, read_owner
 from .plan import PlannedRun
+from .sources import recorded_source, source_notes
 from .store import ERROR_LOG, EVERYTHING, Store, examine, last_line, read_plan
 
 Level = Literal["ok", "note", "wrong"]
@@ -38,6 +39,7 @@ def diagnose(out: Path) -> list[Finding]:
     runs = {run.run_id: run for run in plan.runs}
     findings: list[Finding] = []
     versions: Counter[str] = Counter()
+    made: list[tuple[str, str]] = []
     ended = 0
     for run_id, run in runs.items():
         if run.spec.id != run_id:
@@ -49,9 +51,11 @@ def diagnose(out: Path) -> list[Finding]:
         if result is not None:
             ended += 1
             versions[str(result.get("sharpbench", "unknown"))] += 1
+            made.append((run.spec.optimizer.name, recorded_source(result)))
     if len(versions) > 1 or (versions and __version__ not in versions):
         counts = ", ".join(f"{count} by {version}" for version, count in sorted(versions.items()))
         findings.append(Finding("note", "versions", f"{counts}; this is sharpbench {__version__}"))
+    findings += [Finding("note", "sources", note) for note in source_notes(made, compare_with_disk=True)]
     findings += _strangers(out, set(runs))
     findings += _report(out, store, list(runs))
     findings.append(Finding("ok", "runs", f"{ended} of {len(runs)} have ended and are whole"))

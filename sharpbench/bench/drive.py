@@ -19,6 +19,7 @@ from ..spec import RunSpec
 from .launch import Job, Outcome, Settings, find_launcher
 from .plan import Plan, PlannedRun
 from .progress import Progress
+from .replaced import replace_outdated
 from .store import ERROR_LOG, RESULT, Store, claimed, examine, last_line, open_store, remove
 
 # Whatever goes into a report is smaller, and is compared with its digest before a run counts as done;
@@ -52,7 +53,9 @@ def run_plan(
 ) -> list[Outcome]:
     """Finish the runs of ``plan`` in ``out``; runs that have ended before are left as they are.
 
-    A run whose files don't agree with its result (cut off, missing, of another run) is run again.
+    A run whose files don't agree with its result (cut off, missing, of another run) is run again, and so is
+    one that another version of an optimizer's own source made (``MODULE:CLASS``): ``settings.notice`` is
+    told, and the old result is put aside in ``OUT/replaced``. With ``other_version`` "accept" it stays.
 
     Args:
         plan: what is to be there in the end.
@@ -75,6 +78,7 @@ def run_plan(
     settings = settings or Settings()
     store = open_store(out, plan)
     distinct = {run.run_id: run for run in plan.runs}.values()
+    replace_outdated(store, distinct, settings, keep=other_version == "accept")
     left = _unfinished(store, distinct, other_version)
     failed = {run.run_id: store.directory(run.run_id) / ERROR_LOG for run in left}
     failed = {run_id: log for run_id, log in failed.items() if log.is_file()}

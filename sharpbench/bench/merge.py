@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -9,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InvalidInput
+from ..files import read_bytes
+from ..source import UNKNOWN, module_of
 from .claim import claimed
 from .compare import READ_ERRORS, difference
 from .plan import Plan, PlannedRun
-from .store import ERROR_LOG, EVERYTHING, Store, examine, open_store, read_plan
+from .sources import recorded_source, source_notes
+from .store import ERROR_LOG, EVERYTHING, RESULT, Store, examine, open_store, read_plan
 
 # Whoever holds a directory made these; they mean nothing in a copy.
 _LEFT_BEHIND = (".lock", ".owner")
@@ -20,16 +24,22 @@ _LEFT_BEHIND = (".lock", ".owner")
 
 @dataclass
 class Merged:
-    """What :func:`merge` did: run ids with their sources; ``skipped``: directory → what is wrong with it."""
+    """What :func:`merge` did: run ids and where they are from.
+
+    Attributes:
+        skipped: directory → what is wrong with it.
+        notes: what a reader of the results must know about the sources of optimizers.
+    """
 
     copied: dict[str, Path] = field(default_factory=dict)
     same: list[str] = field(default_factory=list)
     failed: dict[str, Path] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def merge(out: Path, parts: Sequence[Path]) -> Merged:
+def merge(out: Path, parts: Sequence[Path], *, mixed_sources: bool = False) -> Merged:
     """Copy every finished run of ``parts`` into ``out``, whose plan becomes the union of all plans.
 
     Every file is checked against what the run recorded (SHA-256). A run that several hold must be the same
@@ -37,8 +47,14 @@ def merge(out: Path, parts: Sequence[Path]) -> Merged:
     appears whole, by a rename, or not at all. Logs of failed runs come along where nobody has a result;
     unfinished runs don't.
 
+    Args:
+        out: where everything goes.
+        parts: output directories of the same suite.
+        mixed_sources: join results that different versions of an optimizer's own source made.
+
     Raises:
-        InvalidInput: another suite, other axes, or two different results of the same run (both are named).
+        InvalidInput: another suite, other axes, two different results of the same run (both are named), or
+            results by different versions of the source of an optimizer named ``MODULE:CLASS``.
     """
     if not parts:
         raise InvalidInput("nothing to merge: name at least one output directory besides OUT")
@@ -49,6 +65,7 @@ def merge(out: Path, parts: Sequence[Path]) -> Merged:
     for run in plan.runs:
         for store in stores:
             _consider(run, store.directory(run.run_id), done, merged)
+    _compare_sources(plan, done, merged, mixed_sources)
     target = open_store(out, plan)
     try:
         for run_id, source in done.items():
@@ -95,6 +112,10 @@ def _consider(run: PlannedRun, directory: Path, done: dict[str, Path], merged: M
         done[run_id] = directory
         merged.failed.pop(run_id, None)
     elif done[run_id].resolve() != directory.resolve():
+        known = recorded_source(json.loads(read_bytes(done[run_id] / RESULT)))
+        if UNKNOWN not in (known, source := recorded_source(result)) and source != known:
+            # Two results of one run: there is no joining both.
+            raise _other_source(run.spec.optimizer.name, (known, done[run_id]), (source, directory))
         try:
             wrong = difference(done[run_id], directory)
         except READ_ERRORS as error:
@@ -106,6 +127,32 @@ def _consider(run: PlannedRun, directory: Path, done: dict[str, Path], merged: M
                 "remove the one that is wrong"
             )
         merged.same.append(run_id)
+
+
+def _compare_sources(plan: Plan, done: dict[str, Path], merged: Merged, mixed: bool) -> None:
+    """Refuse, or note, results of one optimizer by different versions of its source."""
+    first: dict[str, tuple[str, Path]] = {}
+    made: dict[str, tuple[str, str]] = {}
+    for run in plan.runs:
+        name, directory = run.spec.optimizer.name, done.get(run.run_id)
+        if directory is None or not module_of(name) or run.run_id in made:
+            continue
+        source = recorded_source(json.loads(read_bytes(directory / RESULT)))
+        made[run.run_id] = name, source
+        if source == UNKNOWN:
+            continue
+        known, place = first.setdefault(name, (source, directory))
+        if source != known and not mixed:
+            raise _other_source(name, (known, place), (source, directory))
+    merged.notes += source_notes(made.values(), compare_with_disk=False)
+
+
+def _other_source(name: str, one: tuple[str, Path], other: tuple[str, Path]) -> InvalidInput:
+    return InvalidInput(
+        f"{name} has different sources: {one[1]} was made by {one[0]}, {other[1]} by {other[0]}; run one of "
+        "the parts again with the other's source, or join them as they are with --mixed-sources (the report "
+        "says so)"
+    )
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -15,7 +15,9 @@ from torch import nn
 from ..allocator import keep_freed_memory
 from ..errors import Interrupted, RunFailed, SharpbenchError
 from ..files import write_json
+from ..optim.registry import load_class
 from ..sharpness import Card, measure
+from ..source import loaded_digest, module_of
 from ..spec import RunSpec, TaskSpec
 from ..training.batch import mean_cross_entropy
 from ..training.checkpoint import Checkpoints
@@ -27,6 +29,7 @@ from .inventory import inventory, sealed
 from .memory import advice, free_memory, in_smaller_parts, out_of_memory
 from .progress import Listener, Progress
 from .ready import Ready, make_ready, measure_settings, measured_rows
+from .sources import KEY
 from .store import CHECKPOINT
 
 
@@ -94,12 +97,20 @@ def _execute(
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
     report = _Reporter(spec, listener)
+    name = spec.optimizer.name
     try:
+        source = ""
+        if module_of(name):
+            load_class(name)  # its errors are one line each
+            source = loaded_digest(module_of(name))
         ready = make_ready(spec, where)
         if ranks.first:
             directory.mkdir(parents=True, exist_ok=True)
             write_json(directory / "spec.json", spec.model_dump(mode="json"))
-            write_json(directory / "provenance.json", provenance(where, ranks.count))
+            write_json(
+                directory / "provenance.json",
+                provenance(where, ranks.count, {name: source} if source else None),
+            )
             save_labels(directory, ready.corrupted)
         course = train(
             ready.model,
@@ -113,7 +124,7 @@ def _execute(
             measure_after=lambda epoch: measures_of_epoch(spec, ready, epoch) if ranks.first else [],
             diagnostics=spec.measure.diagnostics,
             generators=ready.generators,
-            checkpoints=Checkpoints(directory / CHECKPOINT, spec.id),
+            checkpoints=Checkpoints(directory / CHECKPOINT, f"{spec.id} {source}".strip()),
             ranks=ranks,
         )
         if not ranks.first:
@@ -148,8 +159,13 @@ def _execute(
         examples=len(ready.train_set),
         device=where,
     )
+    if source:
+        ended[KEY] = loaded_digest(module_of(name))
+    remarks = list(course.remarks)
     if task != spec.task:
-        ended["remarks"] = [f"memory ran out: mini-batches were evaluated in {task.micro_batches} parts"]
+        remarks.append(f"memory ran out: mini-batches were evaluated in {task.micro_batches} parts")
+    if remarks:
+        ended["remarks"] = remarks
     ended["files"] = inventory(directory)
     write_json(directory / "result.json", sealed(ended))
     (directory / CHECKPOINT).unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import torch
 from ..optim import build, complete_parameters
 from ..spec import RunSpec
 from ..training.batch import batch_losses, recorded_gradient
+from ..training.counting import Count
 from ..training.loop import base_optimizer, compiled
 from ..training.streams import stream, stream_seed
 from .ready import make_ready
@@ -49,7 +50,9 @@ class Stepper:
         )
         self.network = model if task.compile == "no" else compiled(model, task.compile)
         self.recorded = recorded_gradient(model, task)
+        self.evaluated = Count(model, task, method)
         self.optimizer = build(method.name, base_optimizer(model, task, method), model=model, **parameters)
+        self.evaluated.begin(self.optimizer)
         self._order = stream(spec.seed, "order")
         self._parts: list[torch.Tensor] = []
         self.steps = 0
@@ -61,8 +64,10 @@ class Stepper:
             self._parts = list(rows.tensor_split(self.batches))
         self.network.train()
         x, y = self.ready.train_set.batch(self._parts.pop())
-        parts = batch_losses(self.network, self.optimizer, x, y, self.spec.task, recorded=self.recorded)
-        self.optimizer.step(parts if len(parts) > 1 else parts[0])
+        parts = batch_losses(
+            self.network, self.optimizer, x, y, self.spec.task, recorded=self.recorded, count=self.evaluated
+        )
+        self.evaluated.step(parts, len(y))
         self.steps += 1
 
     def timed(self, seconds: float, fewest: int = 1) -> float:
@@ -78,8 +83,7 @@ class Stepper:
     @property
     def gradients_per_step(self) -> float:
         """Gradients of whole mini-batches, on average so far."""
-        evaluations = getattr(self.optimizer, "gradient_evaluations", self.steps)
-        return float(evaluations + getattr(self.optimizer, "example_gradients", 0)) / max(1, self.steps)
+        return self.evaluated.total / max(1, self.steps)
 
     def _finish(self) -> None:
         # Work is queued on a GPU; without waiting for it the clock would show the queueing.

@@ -35,6 +35,7 @@ from ..errors import InvalidInput, SharpbenchError, must_be, unknown_name
 from ..models import MODELS
 from ..optim.registry import OPTIMIZERS, check_parameters
 from ..sharpness import MEASURES
+from ..source import module_of, refresh
 from ..spec import MeasureSpec, OptimizerSpec, RunSpec, TaskSpec
 from .matrix import MOST_RUNS, OVERRIDES, Point, Variant, matrix_points, variants
 from .plan import Plan, PlannedRun
@@ -208,6 +209,8 @@ def _optimizers(value: object, points: list[Point], where: str, extra: Sequence[
     tables += [({"name": name}, "--optimizer") for name in extra]
     taken: dict[str, str] = {}
     methods = []
+    for module in {module_of(str(table.get("name", ""))) for table, _ in tables} - {""}:
+        refresh(module)  # a process that has loaded an earlier version checks the present one
     for table, place in tables:
         for method in variants(table, place):
             _check_method(method, points, f"{place} {shown(method.name)!r}")

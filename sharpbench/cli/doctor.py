@@ -19,7 +19,9 @@ def doctor(
     """
     from ..bench.diagnosis import diagnose
     from ..bench.environment import environment
+    from .work import import_from_here
 
+    import_from_here()
     found = [] if directory is None else diagnose(directory)
     findings = [*environment(directory or Path("runs")), *found]
     width = max(len(finding.subject) for finding in findings)

@@ -34,12 +34,14 @@ def status(
     lines: Annotated[int, typer.Option(min=1, help="Lines of a failed run's log to show.")] = 1,
 ) -> None:
     """How far an output directory is: runs done, diverged, failed (why), damaged (how), running, missing."""
+    from ..bench.sources import recorded_source, source_notes
     from ..bench.store import ERROR_LOG, Store, last_lines, read_plan
 
     plan = read_plan(directory)
     store = Store(directory)
     runs = {run.run_id: run for run in plan.runs}
     found = {run_id: store.state(run_id) for run_id in runs}
+    finished = [run for run_id, run in runs.items() if found[run_id][0] in ("done", "diverged")]
     total = Counter(state for state, _ in found.values())
     by_label: dict[str, Counter[State]] = {label: Counter() for label in plan.labels}
     for run_id, run in runs.items():
@@ -57,6 +59,10 @@ def status(
                 if state == "failed" and lines > 1:
                     for line in last_lines(store.directory(run_id) / ERROR_LOG, lines):
                         typer.echo(f"    {line}")
+    import_from_here()
+    made = [(run.spec.optimizer.name, recorded_source(store.result(run.run_id) or {})) for run in finished]
+    for note in source_notes(made, compare_with_disk=True):
+        typer.echo(note)
     if total["failed"]:
         typer.echo("`sharpbench run SUITE --retry-failed` runs the failed ones again")
     if total["damaged"]:

@@ -29,6 +29,8 @@ def train(
     SIGTERM, SIGUSR2 and Ctrl-C leave a checkpoint; the same command goes on from there.
     """
     import_from_here()
+    from ..bench.launch import Settings
+    from ..bench.replaced import replace_outdated
     from ..bench.run import execute
     from ..bench.store import Store, claimed, open_store
     from ..bench.suite import read_suite
@@ -51,6 +53,7 @@ def train(
             return
         store = open_store(place, checked.plan)
         directory = store.directory(run.run_id)
+        replace_outdated(store, [run], Settings(notice=typer.echo))
         with claimed(directory) as mine:
             if not mine:
                 raise InvalidInput(f"run {run.run_id} is under way in another process")

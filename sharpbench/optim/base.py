@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from ..checks import check_flag, check_number
 from ..errors import InvalidInput
+from .accumulation import mark_as_left, require_nothing_accumulated
 from .components import Component
 from .diagnostics import Diagnostics
 from .gradients import Gradients, add, take
@@ -22,7 +23,7 @@ from .perturb import Perturbation
 from .ranks import mean_over_ranks
 from .scaling import LossScale, Overflow
 from .state import OWN_KEY, own_state, require_own_state, restore_memories, restore_own_state
-from .watched import is_watched, step_base
+from .watched import is_watched, require_step_without_closure, step_base
 
 Closure = Callable[[], Tensor]
 
@@ -32,11 +33,15 @@ class SharpnessAware(Optimizer):
 
     The contract of ``step(closure)``:
 
-    1. ``closure()`` zeroes the gradients, evaluates the mini-batch loss, calls ``backward`` and returns
-       the loss. It is called as often as the rule needs, always on the same mini-batch. A list of
-       closures is a mini-batch in equal parts (gradient accumulation): losses and gradients are averaged.
-       Under DistributedDataParallel pass the wrapped module as ``model``: a list is then evaluated
-       without synchronisation and averaged over the ranks once.
+    1. ``closure()`` evaluates the mini-batch loss, calls ``backward`` and returns the loss. It is called
+       as often as the rule needs, always on the same mini-batch. The gradients of the optimizer's
+       parameters are set to None before each call, so it may call ``zero_grad`` but need not. (Parameters
+       that belong to no group are not touched: theirs accumulate over the calls.) A list of closures is a
+       mini-batch in equal parts (gradient accumulation): losses and gradients are averaged. A gradient
+       that was accumulated in ``p.grad`` before ``step`` is refused, since only the first pass would see
+       it; the one that the last step left there is not. Under DistributedDataParallel pass the wrapped
+       module as ``model``: a list is then evaluated without synchronisation and averaged over the ranks
+       once.
     2. The first pass is at the weights x. Buffers (BatchNorm statistics) and random streams end as this
        pass alone leaves them; the loss returned is the loss at x.
     3. Before the base optimizer steps, x is back bit for bit, also when a closure raised.
@@ -59,7 +64,8 @@ class SharpnessAware(Optimizer):
 
     Raises:
         InvalidInput: negative rho; half-precision weights, in which a perturbation is mostly rounded
-            away; a base that isn't an optimizer or has nothing to train; a step without closure.
+            away; a base that isn't an optimizer, has nothing to train or wants a closure of its own
+            (LBFGS); a step without closure, or with gradients accumulated before it.
     """
 
     #: parameters of the constructor that are not hyper-parameters of the method
@@ -83,6 +89,7 @@ class SharpnessAware(Optimizer):
                 f"base must be a torch.optim.Optimizer, but got {type(base).__name__} "
                 "(pass torch.optim.SGD(model.named_parameters(), lr=0.1), not the parameters)"
             )
+        require_step_without_closure(base)
         self.rho = check_number("rho", rho, at_least=0.0)
         self.same_rng = check_flag("same_rng", same_rng)
         self.m_sharpness = check_flag("m_sharpness", m_sharpness)
@@ -153,6 +160,7 @@ class SharpnessAware(Optimizer):
                 "step needs a closure that zeroes the gradients, evaluates the loss, calls backward and "
                 "returns the loss (a sharpness-aware step evaluates the mini-batch more than once)"
             )
+        require_nothing_accumulated(self.all_parameters())
         self.begin_step()
         self._closures = len(closures)
         # One walk over the groups a step: between steps, groups and requires_grad may change.
@@ -173,8 +181,13 @@ class SharpnessAware(Optimizer):
                     p.grad = gradient
                 step_base(self.base)
             self.after_base_step()
+        except BaseException:
+            # Half a gradient may stand there; the next step must not take it for an accumulated one.
+            self._drop_gradients()
+            raise
         finally:
             self._params_of_step = None
+        mark_as_left(self.all_parameters())
         self.steps += 1
         return loss
 
@@ -221,6 +234,8 @@ class SharpnessAware(Optimizer):
         return total, gradients
 
     def _evaluated(self, closure: Closure) -> tuple[Tensor, Gradients]:
+        # A closure that doesn't zero the gradients would add to those of the last step, or the last pass.
+        self._drop_gradients()
         with torch.enable_grad():
             loss = closure()
         if not isinstance(loss, Tensor):
@@ -290,9 +305,15 @@ class SharpnessAware(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's, without its profiling hooks: a step may call it several times."""
-        if not set_to_none:
-            super().zero_grad(set_to_none=False)
+        if set_to_none:
+            self._drop_gradients()
             return
+        super().zero_grad(set_to_none=False)
+        if self._params_of_step is None:  # between steps: these zeros need not be looked at by the next
+            mark_as_left(self.all_parameters())
+
+    def _drop_gradients(self) -> None:
+        """Also those of frozen parameters, on which the base would step for ever."""
         for group in self.param_groups:
             for p in group["params"]:
                 p.grad = None

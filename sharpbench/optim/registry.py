@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from ..errors import InvalidInput, SharpbenchError, unknown_name
+from ..source import load_module
 from .base import SharpnessAware
 from .presam import PreSAM
 from .universal import UniversalSAM
@@ -177,7 +177,7 @@ def load_class(name: str) -> Any:
         raise unknown_name("optimizer", name, OPTIMIZERS)
     module_name, _, class_name = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
+        found = getattr(load_module(module_name), class_name)
     except ImportError as error:
         raise InvalidInput(
             f"{name}: can't import {module_name!r} ({error}); is it installed or on PYTHONPATH?"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+from ..errors import InvalidInput
 
 
 def is_watched(optimizer: Optimizer) -> bool:
@@ -36,3 +40,21 @@ def step_base(optimizer: Optimizer) -> None:
         optimizer.step()
     else:
         inner(optimizer)
+
+
+def require_step_without_closure(optimizer: Optimizer) -> None:
+    """Raise InvalidInput for a base that evaluates the loss itself, as LBFGS does."""
+    try:
+        parameters = inspect.signature(type(optimizer).step).parameters.values()
+    except (TypeError, ValueError):  # a step in C: let it be tried
+        return
+    needed = [
+        p.name
+        for p in list(parameters)[1:]
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    if needed:
+        raise InvalidInput(
+            f"{type(optimizer).__name__} can't be the base: its step needs {', '.join(needed)}, but a base "
+            "steps on the one gradient that it is handed (use one whose step() needs no closure, such as SGD)"
+        )

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ..bench.sources import KEY, source_notes
+from ..source import UNKNOWN
 from .columns import COUNTS, DENSITY, HISTORY, IDENTITY, MEASURES, METRICS, OUTCOME, STATUSES, TASK
 from .plan import Plan, PlannedRun, axis_text, read_plan
 from .reading import COLUMN_TYPES, RunRecord, read_run
@@ -75,6 +77,7 @@ def collect(out: Path) -> Frames:
     problems = (
         *plan.problems,
         *_mixed(provenance),
+        *_sources(records),
         *_run_problems(runs),
         *_remarks(records),
         *_strangers(out, plan),
@@ -160,11 +163,28 @@ def _run_problems(runs: pd.DataFrame) -> list[str]:
 
 
 def _remarks(records: list[tuple[PlannedRun, RunRecord]]) -> list[str]:
-    return [
-        f"{run.optimizer}, {run.condition_label}, seed {run.seed} (run {run.run_id}): {remark}"
+    runs: dict[str, list[PlannedRun]] = {}
+    for run, record in records:
+        for remark in record.remarks:
+            runs.setdefault(remark, []).append(run)
+    return [f"{_named(concerned)}: {remark}" for remark, concerned in runs.items()]
+
+
+def _named(runs: list[PlannedRun]) -> str:
+    run = runs[0]
+    if len(runs) == 1:
+        return f"{run.optimizer}, {run.condition_label}, seed {run.seed} (run {run.run_id})"
+    return f"{', '.join(dict.fromkeys(run.optimizer for run in runs))}, {len(runs)} runs"
+
+
+def _sources(records: list[tuple[PlannedRun, RunRecord]]) -> list[str]:
+    """Which versions of the source of optimizers that aren't ours made the results, if not one."""
+    made = [
+        (name := run.optimizer_name, record.provenance.get(f"{KEY}.{name}", UNKNOWN))
         for run, record in records
-        for remark in record.remarks
+        if record.status in ("done", "diverged")
     ]
+    return source_notes(made, compare_with_disk=False)
 
 
 def _mixed(provenance: dict[str, list[str]]) -> list[str]:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ..optim import BatchLoss
 from ..spec import TaskSpec
+from .counting import Count
 from .feed import Examples
 from .recorded import LARGEST, RecordedGradient
 
@@ -29,6 +30,7 @@ class PartLoss(BatchLoss):
         task: precision and label smoothing.
         weight: what the losses are multiplied with.
         recorded: of the network, for a batch that is not weighted.
+        count: told of gradients that its hooks can't see.
     """
 
     def __init__(
@@ -40,10 +42,13 @@ class PartLoss(BatchLoss):
         task: TaskSpec,
         weight: float,
         recorded: RecordedGradient | None = None,
+        count: Count | None = None,
     ) -> None:
         super().__init__(optimizer, self._losses)
         self.network, self.x, self.y, self.weight = network, x, y, weight
         self.recorded = recorded if weight == 1.0 else None
+        self.counter = count.counter if count is not None else None
+        self.reports = self.counter is not None and count is not None and count.by_closures
         self.smoothing = task.label_smoothing
         self.cast = autocast(task, x.device)
         self.right: Tensor | None = None
@@ -51,7 +56,9 @@ class PartLoss(BatchLoss):
     def __call__(self) -> Tensor:
         # What BatchLoss does, with the mean inside of the cross-entropy: fewer small operations a pass.
         if self.recorded is not None:
-            loss, logits = self.recorded(self.x, self.y)
+            # A replay passes through no graph.
+            with nullcontext() if self.counter is None else self.counter.one_gradient(len(self.y)):
+                loss, logits = self.recorded(self.x, self.y)
             self._count(logits)
             return loss
         self.optimizer.zero_grad()
@@ -71,6 +78,8 @@ class PartLoss(BatchLoss):
     def _cross_entropy(self, reduction: str) -> Tensor:
         with self.cast:
             logits = self.network(self.x)
+            if self.reports and self.counter is not None:
+                self.counter.watch(logits)
             loss = cross_entropy(logits, self.y, reduction, self.smoothing)
         self._count(logits)
         return loss
@@ -88,6 +97,7 @@ def batch_losses(
     task: TaskSpec,
     scale: float = 1.0,
     recorded: RecordedGradient | None = None,
+    count: Count | None = None,
 ) -> list[PartLoss]:
     """The closures of a mini-batch, one for each of ``task.micro_batches`` parts.
 
@@ -96,9 +106,9 @@ def batch_losses(
     """
     parts = min(task.micro_batches, len(y))
     if parts == 1:
-        return [PartLoss(optimizer, network, x, y, task, scale, recorded)]
+        return [PartLoss(optimizer, network, x, y, task, scale, recorded, count)]
     return [
-        PartLoss(optimizer, network, some, labels, task, scale * len(labels) * parts / len(y))
+        PartLoss(optimizer, network, some, labels, task, scale * len(labels) * parts / len(y), count=count)
         for some, labels in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)
     ]
 

@@ -16,7 +16,7 @@ from ..errors import Interrupted
 from ..files import atomic_path
 from . import interrupt
 
-VERSION = 1
+VERSION = 2
 SECONDS_VARIABLE = "SHARPBENCH_CHECKPOINT_SECONDS"
 
 
@@ -32,11 +32,14 @@ class Course:
         loss_sum: sum of the examples' losses in this epoch, on the device.
         right: right answers in this epoch, on the device.
         history: one row an epoch.
-        gradient_evaluations: gradients of whole mini-batches evaluated so far.
+        gradient_evaluations: gradients of whole mini-batches evaluated in the epochs that are done.
+        counted: those of all steps so far.
+        said: those that the optimizer says it evaluated.
         diverged: why it ended early.
         seconds: wall time spent in earlier processes.
         measured: rows of measures taken on the way.
         diagnostics: what the optimizer said about its steps, one row an epoch and scalar.
+        remarks: what a reader of the result must know, one line each.
     """
 
     loss_sum: Tensor
@@ -47,10 +50,13 @@ class Course:
     steps: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     gradient_evaluations: int = 0
+    counted: float = 0.0
+    said: float = 0.0
     diverged: str | None = None
     seconds: float = 0.0
     measured: list[dict[str, Any]] = field(default_factory=list)
     diagnostics: list[dict[str, Any]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 class Checkpoints:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from ..optim import OPTIMIZERS, SharpnessAware, build, complete_parameters
 from ..spec import OptimizerSpec, TaskSpec
 from .batch import answers, autocast, batch_losses, recorded_gradient
 from .checkpoint import Checkpoints, Course
+from .counting import Count
 from .evaluate import evaluate
 from .feed import Examples
 from .parallel import Ranks
@@ -74,15 +76,17 @@ def train(
     network = shared if task.compile == "no" else compiled(shared, task.compile)
     optimizer = build(method.name, base_optimizer(model, task, method), model=shared, **parameters)
     recorded = recorded_gradient(model, task, ranks.count)
+    evaluated = Count(model, task, method)
     zero = torch.zeros((), dtype=torch.float64, device=device)
     if diagnostics and isinstance(optimizer, SharpnessAware):
         optimizer.record_diagnostics()
     course = Course(loss_sum=zero, right=torch.zeros((), dtype=torch.int64, device=device))
     checkpoints.attach(course, model, optimizer, {"order": order, **(generators or {})}, ranks.first)
     began = time.perf_counter()
-    with global_stream(seed, "dropout"):
+    with global_stream(seed, "dropout"), closing(evaluated):
         if not checkpoints.resume():
             course.measured += measure_after(0)
+        evaluated.begin(optimizer, course.counted, course.said)
         while course.epoch <= task.epochs and course.diverged is None:
             model.train()
             if course.batch == 0:
@@ -95,19 +99,19 @@ def train(
                     group["lr"] = rate
                 x, y = train_set.batch(ranks.share(rows))
                 scale = len(y) * ranks.count / len(rows)  # ranks' parts may differ by one example
-                parts = batch_losses(network, optimizer, x, y, task, scale, recorded)
-                loss = optimizer.step(parts if len(parts) > 1 else parts[0])
+                parts = batch_losses(network, optimizer, x, y, task, scale, recorded, evaluated)
+                loss = evaluated.step(parts, len(y))
                 course.loss_sum += loss * (len(rows) / ranks.count)
                 for part in parts:
                     if part.right is not None:
                         course.right += part.right
+                course.counted, course.said = evaluated.total, evaluated.said
                 course.steps += 1
                 course.batch += 1
                 checkpoints.tick(time.perf_counter() - began)
-            course.gradient_evaluations = round(
-                getattr(optimizer, "gradient_evaluations", course.steps)
-                + getattr(optimizer, "example_gradients", 0)
-            )
+            course.gradient_evaluations = round(evaluated.total)
+            if not course.remarks and (contradiction := evaluated.contradiction(course.steps)):
+                course.remarks.append(contradiction)
             mean_loss = ranks.sum(course.loss_sum).item() / count
             if not math.isfinite(mean_loss):
                 course.diverged = f"training loss became {mean_loss} in epoch {course.epoch}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -33,6 +34,7 @@ class HonestSAM(Optimizer):
         self.base, self.rho = base, rho
         self.share_groups()
         self.mean: dict[int, Tensor] = {}
+        self.left: dict[int, tuple[Tensor, int]] = {}
         self.gradient_evaluations = 0
         self.steps = 0
 
@@ -52,6 +54,7 @@ class HonestSAM(Optimizer):
     def step(self, closure: Any) -> Tensor:  # type: ignore[override]
         closures = list(closure) if isinstance(closure, list) else [closure]
         params = [p for group in self.param_groups for p in group["params"]]
+        self.refuse_accumulated(params)
         start = torch.get_rng_state()
         loss, gradients = self.first_pass(closures, params)
         after = torch.get_rng_state()
@@ -61,8 +64,21 @@ class HonestSAM(Optimizer):
             there_loss, there = self.second_pass(closures, params)
         torch.set_rng_state(after)
         self.hand(params, gradients, there, e)
+        self.left = {i: (p.grad, p.grad._version) for i, p in enumerate(params) if p.grad is not None}
         self.steps += 1
         return self.reported(loss, there_loss)
+
+    def refuse_accumulated(self, params: list[Tensor]) -> None:
+        for i, p in enumerate(params):
+            known = self.left.get(i)
+            if p.grad is None or (known and known[0] is p.grad and known[1] == p.grad._version):
+                continue
+            if bool((p.grad != 0).any()):
+                raise ValueError("p.grad holds a gradient already: give step a list of closures")
+
+    def drop(self, params: list[Tensor]) -> None:
+        for p in params:
+            p.grad = None
 
     def first_pass(self, closures: list[Closure], params: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
         return self.evaluate(closures, params)
@@ -76,6 +92,7 @@ class HonestSAM(Optimizer):
         total = torch.zeros((), dtype=params[0].dtype)
         sums: list[Tensor | None] = [None] * len(params)
         for closure in closures:
+            self.drop(params)
             with torch.enable_grad():
                 loss = closure()
             total += loss.detach() / len(closures)
@@ -487,6 +504,7 @@ class KeepsReference(HonestSAM):
     """Mixes the gradient at x, kept by reference, into the one handed."""
 
     breaks = "gradients zeroed in place are no trap"
+    also = ("a closure need not zero the gradients",)
 
     def evaluate(self, closures: list[Closure], params: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
         if len(closures) > 1:
@@ -552,10 +570,161 @@ class NeedsGradient(HonestSAM):
         "no gradient evaluated twice",
     )
 
+    def refuse_accumulated(self, params: list[Tensor]) -> None:
+        pass
+
     def first_pass(self, closures: list[Closure], params: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
         if self.steps == 0 and all(p.grad is None for p in params):
             raise RuntimeError("no gradient yet")
         return super().first_pass(closures, params)
+
+
+class DownTheGradient(HonestSAM):
+    breaks = "the perturbation goes uphill"
+
+    def scaled(self, directions: list[Tensor]) -> list[Tensor]:
+        return [-e for e in super().scaled(directions)]
+
+
+class DownTheSign(HonestSAM):
+    """Not along the gradient, and down it."""
+
+    breaks = "the perturbation goes uphill"
+
+    def scaled(self, directions: list[Tensor]) -> list[Tensor]:
+        return super().scaled([-torch.sign(d) for d in directions])
+
+
+class TwiceTheRadius(HonestSAM):
+    breaks = "a perturbation along the gradient is rho long"
+    factor = 2.0
+
+    def scaled(self, directions: list[Tensor]) -> list[Tensor]:
+        return [e * self.factor for e in super().scaled(directions)]
+
+
+class HalfTheRadius(TwiceTheRadius):
+    factor = 0.5
+
+
+class ALittleShort(TwiceTheRadius):
+    factor = 0.95
+
+
+class RootOfTheRadius(HonestSAM):
+    breaks = "a perturbation along the gradient is rho long"
+    power = 0.5
+
+    def scaled(self, directions: list[Tensor]) -> list[Tensor]:
+        norm = torch.stack([d.norm() for d in directions]).norm()
+        return [d * torch.where(norm > 0, self.rho**self.power / norm, 0.0) for d in directions]
+
+
+class SquareOfTheRadius(RootOfTheRadius):
+    power = 2.0
+
+
+class NoNorm(HonestSAM):
+    breaks = "a perturbation along the gradient is rho long"
+
+    def scaled(self, directions: list[Tensor]) -> list[Tensor]:
+        return [self.rho * d for d in directions]
+
+
+class MeansNoNorm(NoNorm):
+    """Right: unnormalised SAM, which says so."""
+
+    breaks = ""
+    perturbation_has_length_rho = False
+
+
+class SquaredNorm(HonestSAM):
+    breaks = "a perturbation along the gradient is rho long"
+
+    def scaled(self, directions: list[Tensor]) -> list[Tensor]:
+        norm = torch.stack([d.norm() for d in directions]).norm()
+        return [d * torch.where(norm > 0, self.rho / norm**2, 0.0) for d in directions]
+
+
+class NormOfEachParameter(HonestSAM):
+    breaks = "a perturbation along the gradient is rho long"
+
+    def scaled(self, directions: list[Tensor]) -> list[Tensor]:
+        return [e for d in directions for e in super(NormOfEachParameter, self).scaled([d])]
+
+
+class NormOfEachGroup(HonestSAM):
+    breaks = "a perturbation along the gradient is rho long"
+
+    def scaled(self, directions: list[Tensor]) -> list[Tensor]:
+        counts = [len(group["params"]) for group in self.param_groups]
+        found: list[Tensor] = []
+        for count in counts:
+            found += super().scaled(directions[len(found) : len(found) + count])
+        return found
+
+
+class AddsToTheLast(HonestSAM):
+    """Takes a copy of p.grad, and leaves it to the closure to zero it."""
+
+    breaks = "a closure need not zero the gradients"
+
+    def drop(self, params: list[Tensor]) -> None:
+        pass
+
+
+class DropsAccumulated(HonestSAM):
+    breaks = "gradients accumulated before step are noticed"
+
+    def refuse_accumulated(self, params: list[Tensor]) -> None:
+        pass
+
+
+class CountsAccumulatedOnce(HonestSAM):
+    """The first pass adds to what is there, the second begins anew."""
+
+    breaks = "gradients accumulated before step are noticed"
+    also = ("a closure need not zero the gradients",)
+
+    def refuse_accumulated(self, params: list[Tensor]) -> None:
+        self.first = True
+
+    def drop(self, params: list[Tensor]) -> None:
+        if not self.first:
+            super().drop(params)
+        self.first = False
+
+
+class WarnsOfAccumulated(DropsAccumulated):
+    """Right: it makes itself heard."""
+
+    breaks = ""
+
+    def refuse_accumulated(self, params: list[Tensor]) -> None:
+        try:
+            super(DropsAccumulated, self).refuse_accumulated(params)
+        except ValueError as error:
+            warnings.warn(f"{error}; what was there is dropped", stacklevel=3)
+
+
+class PerturbsAtRandom(HonestSAM):
+    """Right: its perturbation has nothing to do with the gradient, nor its length with rho alone."""
+
+    def scaled(self, directions: list[Tensor]) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(self.steps)
+        return [self.rho * torch.randn(d.shape, dtype=d.dtype, generator=generator) for d in directions]
+
+
+class CountsItsProduct(HonestSAM):
+    """Right: takes a Hessian-vector product through a graph of its own, and counts both its passes."""
+
+    def first_pass(self, closures: list[Any], params: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
+        found = super().first_pass(closures, params)
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(closures[0].losses().mean(), params, create_graph=True)
+            torch.autograd.grad(gradients, params, [g.detach() for g in gradients])
+        self.gradient_evaluations += 2
+        return found
 
 
 class AlwaysRaises(HonestSAM):

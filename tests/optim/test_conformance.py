@@ -60,6 +60,50 @@ def test_a_planted_bug_is_found_and_named(kind: type[HonestSAM]) -> None:
     assert all(finding.detail and finding.cause for finding in result.failures)
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (broken_optimizers.TwiceTheRadius, "||e|| is 0.1 in step 0, rho is 0.05: it is rho twice"),
+        (broken_optimizers.RootOfTheRadius, "||e|| is 0.2236 in step 0, rho is 0.05: it is rho under a root"),
+        (broken_optimizers.NoNorm, "it is rho times the norm of the gradient"),
+        (broken_optimizers.NormOfEachParameter, "each of 4 parameters moves by 0.05 along its own gradient"),
+        (
+            broken_optimizers.NormOfEachGroup,
+            "with the parameters in two groups ||e|| is 0.07071, in one 0.05",
+        ),
+        (broken_optimizers.DownTheGradient, "has the cosine -1.000 with the gradient"),
+        (broken_optimizers.DropsAccumulated, "what was accumulated before is lost"),
+        (broken_optimizers.CountsAccumulatedOnce, "nothing is said, and the step is"),
+    ],
+)
+def test_the_finding_says_what_is_wrong(kind: type[HonestSAM], said: str) -> None:
+    (finding,) = check(kind, only=[kind.breaks]).failures
+    assert said in finding.detail
+
+
+@pytest.mark.parametrize("kind", [broken_optimizers.MeansNoNorm, broken_optimizers.WarnsOfAccumulated])
+def test_what_says_so_is_right(kind: type[HonestSAM]) -> None:
+    result = check(kind, quick=True)
+    assert result.passed, str(result)
+
+
+def test_passes_without_a_closure_may_be_counted() -> None:
+    result = check(broken_optimizers.CountsItsProduct, only=["gradient evaluations counted"])
+    assert result.passed, str(result)
+
+
+def test_torchs_own_optimizers_are_not_accused() -> None:
+    names = [
+        "the perturbation goes uphill",
+        "a perturbation along the gradient is rho long",
+        "a closure need not zero the gradients",
+        "gradients accumulated before step are noticed",
+    ]
+    for kind in (torch.optim.SGD, torch.optim.AdamW, broken_optimizers.PerturbsAtRandom):
+        result = check(kind, only=names)
+        assert result.passed, str(result)
+
+
 def test_every_check_has_a_bug_that_it_catches() -> None:
     assert {kind.breaks for kind in BROKEN} == {one.name for one in CHECKS}
     assert all(one.asserts and one.cause for one in CHECKS)

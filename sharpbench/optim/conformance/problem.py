@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from ..base import SharpnessAware
 from ..closures import BatchLoss
+from ..counting import GradientCounter
 from .stepping import FORMS, Form, take_step, wants_gradient_first
 from .subject import EXAMPLES, Subject, vector
 from .watched import KINDS, base_options
@@ -33,12 +34,18 @@ class Evaluation:
 
 @dataclass
 class Step:
-    """What happened in one step; ``at_base`` holds the weights each time the base optimizer stepped."""
+    """What happened in one step.
+
+    ``evaluations`` are the backward passes that reached the parameters, ``passes`` counts those and every
+    other pass of autograd back through the network; ``at_base`` holds the weights each time the base
+    optimizer stepped.
+    """
 
     before: Tensor
     evaluations: list[Evaluation] = field(default_factory=list)
     at_base: list[Tensor] = field(default_factory=list)
     forwards: int = 0
+    passes: float = 0.0
     examples_seen: bool = False
     loss: Tensor | None = None
     after: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -47,16 +54,20 @@ class Step:
 class Closure(BatchLoss):
     """``zero_grad``, loss, ``backward``; notes when somebody looks at the losses of single examples."""
 
-    def __init__(self, optimizer: Optimizer, losses: Callable[[], Tensor], step: Step, keep: bool) -> None:
+    def __init__(
+        self, optimizer: Optimizer, losses: Callable[[], Tensor], step: Step, keep: bool, zeroes: bool = True
+    ) -> None:
         super().__init__(optimizer, self._seen)
         self._losses, self._step, self._keep, self._inside = losses, step, keep, False
+        self._zeroes = zeroes
 
     def _seen(self) -> Tensor:
         self._step.examples_seen |= not self._inside
         return self._losses()
 
     def __call__(self) -> Tensor:
-        self.optimizer.zero_grad(set_to_none=not self._keep)
+        if self._zeroes:
+            self.optimizer.zero_grad(set_to_none=not self._keep)
         self._inside = True
         try:
             loss = self.losses().mean()
@@ -83,6 +94,7 @@ class Trial:
         shard: which data; ranks have different ones.
         autocast: run forward passes in bfloat16.
         keep_gradients: the closure zeroes gradients in place instead of dropping them.
+        zeroes: the closure zeroes gradients at all.
     """
 
     def __init__(
@@ -103,6 +115,7 @@ class Trial:
         shard: int = 0,
         autocast: bool = False,
         keep_gradients: bool = False,
+        zeroes: bool = True,
         form: Form | None = None,
     ) -> None:
         self.model = network(batchnorm=batchnorm, dropout=dropout, hidden=hidden, seed=seed).to(dtype)
@@ -114,7 +127,7 @@ class Trial:
             named.append(("extra.weight", extra))
         self.parameters = [p for _, p in named]
         self.forward = wrap(self.model) if wrap else self.model
-        self.autocast, self.keep_gradients = autocast, keep_gradients
+        self.autocast, self.keep_gradients, self.zeroes = autocast, keep_gradients, zeroes
         groups: list[dict[str, Any]] = [{"params": named}]
         if group_lrs is not None:
             groups = [
@@ -124,6 +137,8 @@ class Trial:
         self._now = Step(self.weights())
         self._mask: Tensor | None = None
         self.parameters[0].register_post_accumulate_grad_hook(self._evaluated)
+        self._counter = GradientCounter()
+        self._counter.follow(self.model)
         for module in self.model.modules():
             if isinstance(module, nn.Dropout):
                 module.register_forward_hook(self._dropped)
@@ -149,6 +164,11 @@ class Trial:
             seen.loss = loss if isinstance(loss, Tensor) else None
         return seen
 
+    def accumulate(self, index: int) -> None:
+        """Add the gradient of mini-batch ``index`` to ``p.grad``, as a caller might before a step."""
+        with self._observed():
+            self.closure(*self.batches[index % BATCHES])()
+
     def run(self, steps: int, start: int = 0) -> list[Step]:
         """Several steps, on the mini-batches in turn."""
         return [self.step(index) for index in range(start, start + steps)]
@@ -167,7 +187,7 @@ class Trial:
                 values = nn.functional.cross_entropy(logits, y, reduction="none")
             return values if change is None else change(values, number)
 
-        return Closure(self.optimizer, losses, seen, self.keep_gradients)
+        return Closure(self.optimizer, losses, seen, self.keep_gradients, self.zeroes)
 
     def loss_at_weights(self, index: int) -> Tensor:
         """The mean loss of a mini-batch at the present weights."""
@@ -190,7 +210,10 @@ class Trial:
     @contextmanager
     def _observed(self) -> Iterator[Step]:
         self._now = Step(self.weights())
-        yield self._now
+        before = self._counter.total
+        with self._counter.step(EXAMPLES):
+            yield self._now
+        self._now.passes = self._counter.total - before
         self._now.after = self.weights()
 
     def _precision(self) -> AbstractContextManager[Any]:

@@ -98,6 +98,23 @@ class Subject:
         """
         return bool(getattr(self.factory, "evaluates_at_weights", True))
 
+    @property
+    def has_radius(self) -> bool:
+        """Whether the constructor takes a rho, a bound or a schedule of it, or a radius."""
+        names = (*self.hyper_parameters, *self.accepts)
+        return any(name == "radius" or name.startswith("rho") for name in names)
+
+    @property
+    def has_length_rho(self) -> bool:
+        """False for rules that mean a perturbation along the gradient to have another length than rho.
+
+        A class says so with the attribute ``perturbation_has_length_rho = False``; a parameter
+        ``normalize`` (also ``normalized``, ``normalise``, ``normalised``) that is False says it too.
+        """
+        chosen = {**self.hyper_parameters, **self.parameters}
+        off = any(chosen.get(f"normali{z}e{d}") is False for z in "sz" for d in ("", "d"))
+        return bool(getattr(self.factory, "perturbation_has_length_rho", True)) and not off
+
     def build(
         self,
         groups: Groups,

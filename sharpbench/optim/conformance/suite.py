@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import unknown_name
 from ..registry import OPTIMIZERS
-from . import counting, groups, precision, ranks, restoring, rule, state, surroundings
+from . import ascent, counting, groups, precision, ranks, restoring, rule, state, surroundings, zeroing
 from .finding import Check, Conformance, Finding
 from .problem import form_of
 from .subject import Subject, subject_of
@@ -19,6 +19,8 @@ CHECKS: tuple[Check, ...] = (
     rule.closure_is_enough,
     rule.negative_radius_is_refused,
     rule.repeatable,
+    ascent.uphill,
+    ascent.rho_long,
     restoring.restored_exactly,
     restoring.unused_restored,
     restoring.restored_on_error,
@@ -32,6 +34,8 @@ CHECKS: tuple[Check, ...] = (
     surroundings.same_mask,
     surroundings.global_streams_alone,
     surroundings.zeroed_in_place,
+    zeroing.zeroes_itself,
+    zeroing.accumulated_noticed,
     surroundings.accumulation,
     counting.counted,
     counting.none_wasted,
