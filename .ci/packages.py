@@ -1,4 +1,4 @@
-"""The packages of another environment, or newly installed: ``python packages.py ENVIRONMENT PIP ARGUMENTS …``.
+"""Packages of another environment, or newly installed: ``python packages.py ENVIRONMENT PIP_ARGUMENT …``.
 
 If the environment in the folder ENVIRONMENT has pytest and PyTorch for this Python, its packages become
 importable in the running one; otherwise pip installs what its arguments name.
@@ -21,6 +21,7 @@ def packages_of(environment: Path) -> Path | None:
 
 
 def main(environment: str, *arguments: str) -> int:
+    """Links the packages of the environment, or installs them; the exit code of pip."""
     own = Path(sysconfig.get_path("purelib"))
     link = own / "packages_of_another_environment.pth"
     packages = packages_of(Path(environment).resolve())

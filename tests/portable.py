@@ -1,4 +1,6 @@
-"""The tests of numbers as other processors would compute them: ``python tests/portable.py [PYTEST ARGUMENT …]``.
+"""The tests of numbers as other processors would compute them: ``python tests/portable.py [ARGUMENT …]``.
+
+Arguments are pytest's.
 
 PyTorch, MKL, oneDNN and OpenBLAS choose their kernels by the processor's instructions and by the number of
 threads, and each choice rounds differently. Their environment variables make this processor choose as
@@ -36,6 +38,8 @@ COMMAND = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-m", "equality", "-
 def closing_line(variables: dict[str, str], arguments: list[str]) -> tuple[int, str]:
     """Pytest's exit code and the last line it printed; all of its output is shown if it fails."""
     environment = os.environ | variables | {"PYTHONPATH": str(ROOT)}
+    # Threads that wait for each other must not keep the cores from the other tests.
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"
     done = subprocess.run(
         [*COMMAND, *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False
     )
