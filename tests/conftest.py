@@ -14,11 +14,22 @@ for room in HERE.iterdir():
 
 # Rooms whose tests compare numbers: `tox -e portable` repeats them as other processors would compute them.
 # Single tests of other rooms carry the mark themselves. The examples of the docstrings belong to them too.
-NUMERIC = [HERE / room for room in ("sharpness", "optim", "training", "models", "demo")]
+NUMERIC = [HERE / room for room in ("sharpness", "optim", "training", "models", "demo", "reproducibility")]
 NUMERIC += [HERE.parent / "sharpbench"]
+# Files of these rooms that are about processes, memory and compilers; their numbers are tested beside them.
+NOT_NUMERIC = {
+    "test_conformance.py",
+    "test_conformance_cli.py",
+    "test_memory_is_freed.py",
+    "test_optim_compile.py",
+    "test_optim_ddp.py",
+    "test_training_freed.py",
+    "test_training_ranks.py",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if any(item.path.is_relative_to(room) for room in NUMERIC):
+        numeric = any(item.path.is_relative_to(room) for room in NUMERIC)
+        if numeric and item.path.name not in NOT_NUMERIC:
             item.add_marker(pytest.mark.equality)
