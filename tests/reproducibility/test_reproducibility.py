@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -15,10 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpbench.bench.artifacts import provenance
+from sharpbench.data import flip_labels
+from sharpbench.data.augment import Augmentation
 from sharpbench.models import build_model
 from sharpbench.sharpness import LossSurface
 from sharpbench.training.batch import cross_entropy
 from sharpbench.training.recorded import RecordedGradient
+from sharpbench.training.streams import stream
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("same_calls.py")
@@ -124,6 +128,19 @@ def test_the_processor_is_the_one_that_is_asked_for() -> None:
     asked = os.environ.get("ATEN_CPU_CAPABILITY")
     found = torch.backends.cpu.get_cpu_capability().lower()
     assert asked is None or found == asked.lower()
+
+
+def test_choices_that_a_seed_makes_are_the_same_on_every_processor() -> None:
+    """Whole numbers and copies: the order of the examples, the noisy labels, the cropped and flipped images."""
+    labels = torch.arange(500) % 10
+    images = torch.arange(4 * 64).remainder(7).float().view(4, 1, 8, 8)
+    chosen = [
+        torch.randperm(1000, generator=stream(0, "order")),
+        flip_labels(labels, 0.4, 10, stream(0, "noise")),
+        Augmentation(["crop", "flip", "cutout"], stream(0, "augmentation"), padding=1, size=3)(images),
+    ]
+    found = hashlib.sha256(b"".join(part.long().numpy().tobytes() for part in chosen)).hexdigest()
+    assert found == "18adebeff7c96bcedca9c021579e313e8260808570b494afaa349953a99d0ccc"
 
 
 def test_a_run_says_which_instructions_computed_it() -> None:
