@@ -131,7 +131,7 @@ def test_the_processor_is_the_one_that_is_asked_for() -> None:
 
 
 def test_choices_that_a_seed_makes_are_the_same_on_every_processor() -> None:
-    """Whole numbers and copies: the order of the examples, the noisy labels, the cropped and flipped images."""
+    """Whole numbers and copies: the order of the examples, noisy labels, cropped and flipped images."""
     labels = torch.arange(500) % 10
     images = torch.arange(4 * 64).remainder(7).float().view(4, 1, 8, 8)
     chosen = [
