@@ -29,6 +29,7 @@ NOT_NUMERIC = {
     "test_optim_compile.py",
     "test_optim_ddp.py",
     "test_parameter_counts.py",
+    "test_portable.py",
     "test_sigkill_at_random_moments",
     "test_training_freed.py",
     "test_training_ranks.py",
