@@ -137,6 +137,8 @@ def provenance(
         "numpy": np.__version__,
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
+        # Which kernels PyTorch runs on this processor: others round differently.
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "allocator": allocator_in_use(),
         "ranks": ranks,

@@ -124,7 +124,7 @@ def _consider(run: PlannedRun, directory: Path, done: dict[str, Path], merged: M
         if wrong:
             raise InvalidInput(
                 f"two results of run {run_id} ({run.title}): {done[run_id]} and {directory} differ: {wrong}; "
-                "remove the one that is wrong"
+                f"{_advice(done[run_id], directory)}"
             )
         merged.same.append(run_id)
 
@@ -153,6 +153,19 @@ def _other_source(name: str, one: tuple[str, Path], other: tuple[str, Path]) -> 
         "the parts again with the other's source, or join them as they are with --mixed-sources (the report "
         "says so)"
     )
+
+
+def _advice(one: Path, other: Path) -> str:
+    """What to do about two results that differ; processors of different kinds are the usual cause."""
+    kinds = []
+    for directory in (one, other):
+        try:
+            kinds.append(str(json.loads(read_bytes(directory / "provenance.json"))["instructions"]))
+        except (*READ_ERRORS, KeyError, TypeError):
+            return "remove the one that is wrong"
+    if kinds[0] == kinds[1]:
+        return "remove the one that is wrong"
+    return f"{kinds[0]} and {kinds[1]} instructions agree to rounding only: remove either"
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -12,6 +12,7 @@ from ..training.evaluate import evaluate
 from .plan import Plan
 from .run import measured
 from .stepping import TASK_OF_A_STEP, Stepper, kind_of_step
+from .threads import threads
 
 WARM_UP = 3
 PROBE_HVPS = 10
@@ -55,13 +56,14 @@ def price(
         about = (*(getattr(spec.task, name) for name in TASK_OF_A_STEP), repr(spec.measure))
         if kind not in steps or about not in others:
             told(f"{run.label} on {spec.task.model}, {spec.task.dataset}")
-            stepper = Stepper(spec, device)
-            stepper.timed(0.0, WARM_UP)
-            steps.setdefault(
-                kind, (stepper.timed(seconds, WARM_UP), stepper.gradients_per_step, stepper.batches)
-            )
-            if about not in others:
-                others[about] = (_evaluation_seconds(stepper), _measuring_seconds(stepper))
+            with threads(spec.task.threads):
+                stepper = Stepper(spec, device)
+                stepper.timed(0.0, WARM_UP)
+                steps.setdefault(
+                    kind, (stepper.timed(seconds, WARM_UP), stepper.gradients_per_step, stepper.batches)
+                )
+                if about not in others:
+                    others[about] = (_evaluation_seconds(stepper), _measuring_seconds(stepper))
         a_step, gradients, batches = steps[kind]
         evaluation, measuring = others[about]
         epochs = spec.task.epochs

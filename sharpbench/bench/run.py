@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import pandas as pd
 import torch
-from threadpoolctl import threadpool_limits
 from torch import nn
 
 from ..allocator import keep_freed_memory
@@ -31,6 +30,7 @@ from .progress import Listener, Progress
 from .ready import Ready, make_ready, measure_settings, measured_rows
 from .sources import KEY
 from .store import CHECKPOINT
+from .threads import threads
 
 
 def execute(
@@ -42,9 +42,10 @@ def execute(
 ) -> str:
     """Run ``spec`` and write ``directory`` (docs/formats.md), ``result.json`` last.
 
-    A checkpoint in the directory is gone on from, to the same bytes as without the interruption. If memory
-    runs out, mini-batches are evaluated in twice as many parts, once, where that is the same training but
-    for rounding; the result says so under ``remarks``.
+    A checkpoint in the directory is gone on from: to the same bytes as without the interruption where it was
+    written on the same kind of processor, else to rounding (docs/reproducibility.md). If memory runs out,
+    mini-batches are evaluated in twice as many parts, once, where that is the same training but for
+    rounding; the result says so under ``remarks``.
 
     Args:
         spec: the run.
@@ -61,10 +62,8 @@ def execute(
         Interrupted: a stop was asked for; the checkpoint is in the directory.
     """
     keep_freed_memory()
-    # NumPy's and SciPy's threads too: they change the order of sums, and fight torch's for the cores.
-    torch.set_num_threads(spec.task.threads)
     where, ranks = torch.device(device or "cpu"), ranks or Ranks()
-    with threadpool_limits(spec.task.threads):
+    with threads(spec.task.threads):
         try:
             return _execute(spec, directory, listener, where, ranks, spec.task)
         except Exception as error:

@@ -22,7 +22,7 @@ TASK_OF_A_STEP = (
 
 
 class Stepper:
-    """Trains the network of ``spec`` without end, in memory.
+    """Trains the network of ``spec`` without end, in memory, with the threads that the process has.
 
     Attributes:
         batches: steps of an epoch.
@@ -36,7 +36,6 @@ class Stepper:
     """
 
     def __init__(self, spec: RunSpec, device: str | None = None) -> None:
-        torch.set_num_threads(spec.task.threads)
         self.spec = spec
         self.device = torch.device(device or "cpu")
         self.ready = make_ready(spec, self.device)

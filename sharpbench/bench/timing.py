@@ -12,6 +12,7 @@ from scipy.stats import binom
 from ..spec import OptimizerSpec, RunSpec
 from .plan import Plan
 from .stepping import TASK_OF_A_STEP, Stepper
+from .threads import threads
 
 SLICE_SECONDS = 0.05
 WARM_UP = 5
@@ -56,7 +57,8 @@ def time_plan(
         groups.setdefault(kind, {}).setdefault(run.label, run.spec)
     rows = []
     for specs in groups.values():
-        rows += _group(specs, device, rounds, told)
+        with threads(next(iter(specs.values())).task.threads):
+            rows += _group(specs, device, rounds, told)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

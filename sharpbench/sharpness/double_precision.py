@@ -82,7 +82,7 @@ def double_twin(surface: LossSurface, batches: Sequence[Batch] | None = None) ->
     twin = surface.restricted([] if batches is None else [doubled(batch) for batch in batches])
     if batches is None:
         twin.batches = _DoubledBatches(surface)  # type: ignore[assignment]
-        twin.examples, twin.shards, twin._whole = surface.examples, surface.shards, surface._whole
+        twin.shards, twin._weighting, twin._whole = surface.shards, surface._weighting, surface._whole
     twin.model = model
     twin.parameters = [parameters[positions[id(p)]] for p in surface.parameters]
     twin.dtype = torch.float64

@@ -133,7 +133,8 @@ class KrylovBasis:
         """The Ritz vectors of the ``count`` values largest in magnitude, as rows."""
         pairs = self.ritz()
         chosen = np.argsort(-np.abs(pairs.values))[:count]
-        coefficients = torch.from_numpy(pairs.coefficients[:, chosen].copy()).to(self._rows)
+        # Copied into PyTorch's own memory: matrix products may round by how their operands are aligned.
+        coefficients = torch.tensor(pairs.coefficients[:, chosen]).to(self._rows)
         return coefficients.T @ self.rows
 
     def project_out(self, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,8 @@ class Replays:
 
     The graph and all that autograd saved in it are fixed, so its kernels are too: from the third product on
     they run alone, sums of matrix products in one kernel each, which saves small networks the time between
-    the kernels. Graphs that draw random numbers or look at values are left to autograd.
+    the kernels. Such a kernel adds in another order, so a replayed product equals autograd's to rounding.
+    Graphs that draw random numbers or look at values are left to autograd.
 
     Args:
         parameters: of the surface.

@@ -211,6 +211,8 @@ class LossSurface:
 
         Reverse over reverse (Pearlmutter, 1994): per batch the gradient's graph is built once and kept for
         the session where memory allows, then one backward pass through it per vector, of about 2 gradients.
+        The same calls in the same order give the same bits; a block and its columns one by one agree to
+        rounding (docs/reproducibility.md).
         """
         self.layout.check(vectors)
         rows = vectors.detach().reshape(self.dimension, -1).T.to(self.device, self.dtype).contiguous()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from required_tools import without
 
 from sharpbench.allocator import installed_allocator, preload
 from sharpbench.bench.compare import difference
@@ -39,8 +40,9 @@ def test_the_choice_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     assert preload() is None
 
 
-@pytest.mark.skipif(installed_allocator() is None, reason="neither tcmalloc nor jemalloc is installed")
 def test_another_allocator_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if installed_allocator() is None:
+        without("tcmalloc", "neither tcmalloc nor jemalloc: apt-get install libtcmalloc-minimal4")
     monkeypatch.delenv("LD_PRELOAD", raising=False)
     plan = parse_suite(SUITE, "short", "short.toml")
     places = []

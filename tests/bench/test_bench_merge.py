@@ -82,7 +82,14 @@ def test_conflicting_results_are_refused_with_both_named(whole: Path, tmp_path: 
     assert str(Store(one).directory(PLAN.runs[0].run_id)) in said
     assert str(directory) in said
     assert "result.json, metrics" in said
+    assert "remove the one that is wrong" in said
     assert not (tmp_path / "all").exists()
+    # Neither is wrong if they come from processors of different kinds.
+    place = json.loads((directory / "provenance.json").read_text())
+    write_json(directory / "provenance.json", {**place, "instructions": "ANOTHER"})
+    rewritten(directory)
+    with pytest.raises(InvalidInput, match="and ANOTHER instructions agree to rounding only: remove either"):
+        merge(tmp_path / "all", [one, two])
 
 
 @pytest.mark.parametrize("name", ["history.parquet", "model.safetensors", "labels.parquet"])

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from faults_suite import PLAN, TEXT, TIMES, command
+from required_tools import without
 
 from sharpbench.bench.drive import run_plan
 from sharpbench.bench.launch import Settings
@@ -22,20 +23,20 @@ Mount = Callable[..., Path]
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Mount]:
-    """Mount things below the test's folder; skips where that isn't allowed."""
+    """Mount things below the test's folder; skips, or fails, where that isn't allowed."""
     mounted: list[Path] = []
 
     def at(place: Path, *arguments: str) -> Path:
         place.mkdir(exist_ok=True)
         done = subprocess.run(["mount", *arguments, str(place)], capture_output=True, text=True)
         if done.returncode:
-            pytest.skip(f"mounting isn't allowed here: {done.stderr.strip()}")
+            without("mount", f"mounting isn't allowed here: {done.stderr.strip()}")
         if place not in mounted:
             mounted.append(place)
         return place
 
     if os.geteuid() != 0:
-        pytest.skip("only root may mount")
+        without("mount", "only root may mount")
     yield at
     for place in mounted:
         subprocess.run(["umount", str(place)], check=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import bench_runs
 import pytest
+import required_tools
 
 from sharpbench.bench.drive import run_plan
 from sharpbench.bench.launch import Outcome, Settings
@@ -15,7 +16,7 @@ from sharpbench.bench.progress import Progress
 from sharpbench.bench.store import Store
 from sharpbench.errors import InvalidInput
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'sharpbench[ray]'")
+ray = required_tools.imported("ray", "pip install 'sharpbench[ray]'")
 pytestmark = [
     # Ray leaves pipes and files of its own processes to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

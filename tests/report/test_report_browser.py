@@ -8,11 +8,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from required_tools import without
 
 from sharpbench.report import Report, render
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --enable-logging=stderr --v=0 --hide-scrollbars"
@@ -20,6 +20,12 @@ FLAGS = (
 # The browser has housekeeping of its own: kept from the network, and told from what a page asks for.
 NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND"
 HOUSEKEEPING = re.compile(r"https?://[a-z0-9.-]+\.(?:google|googleapis|gstatic)\.com/")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _browser() -> None:
+    if BROWSER is None:
+        without("chromium", "no chromium on this machine: apt-get install chromium")
 
 
 def browse(page: Path, folder: Path, *flags: str) -> tuple[str, str]:

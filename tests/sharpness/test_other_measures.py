@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import required_tools
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -209,7 +210,7 @@ def test_traces_of_the_layers_add_up() -> None:
 
 
 def test_the_reference_back_end_agrees_and_leaves_gradients_alone(trained: Any) -> None:
-    pytest.importorskip("pyhessian")
+    required_tools.imported("pyhessian", "pip install 'sharpbench[pyhessian]'")
     model = trained.model
     before = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
     state = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""Products of kept graphs, recorded and replayed: the same numbers as autograd's."""
+"""Products of kept graphs, recorded and replayed: the same numbers as autograd's, to rounding."""
 
 from __future__ import annotations
 

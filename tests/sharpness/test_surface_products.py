@@ -153,7 +153,9 @@ def test_a_block_equals_its_columns_and_counts_them() -> None:
     vectors = torch.randn(surface.dimension, 4, dtype=torch.float64)
     block = surface.hvp(vectors)
     assert surface.hvps == 4
-    assert torch.equal(block, torch.stack([surface.hvp(v) for v in vectors.T], dim=1))
+    columns = torch.stack([surface.hvp(v) for v in vectors.T], dim=1)
+    # Within the block the later products are replayed, whose kernels add in another order.
+    torch.testing.assert_close(block, columns, rtol=0, atol=2e-14)
 
 
 def test_kept_graph_survives_losses_elsewhere_and_not_a_change_of_weights() -> None:

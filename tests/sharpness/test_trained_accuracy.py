@@ -140,7 +140,8 @@ def test_tolerance_stops_early_and_is_met(trained: Any) -> None:
 
 def test_dense_below_is_exact(trained: Any) -> None:
     result = spectrum(trained.surface, hvps=20, dense_below=2000)
-    assert result.trace().value == pytest.approx(trained.eigenvalues.sum(), rel=1e-9)
+    # Both matrices come from products in float32; they need not be bitwise equal.
+    assert result.trace().value == pytest.approx(trained.eigenvalues.sum(), rel=1e-5)
     assert result.trace().std_error == 0.0
 
 

@@ -11,7 +11,7 @@ set -euo pipefail
 missing() { echo "no Slurm here: $*" >&2; exit 77; }
 
 [ "$(id -u)" = 0 ] || missing "starting its daemons needs root"
-if ! command -v slurmctld slurmd munged sbatch >/dev/null; then
+if ! { command -v slurmctld && command -v slurmd && command -v munged && command -v sbatch; } >/dev/null; then
   command -v apt-get >/dev/null || missing "slurm-wlm is not installed, and there is no apt-get"
   export DEBIAN_FRONTEND=noninteractive
   { apt-get update -qq && apt-get install -y -qq --no-install-recommends slurm-wlm munge; } >/dev/null 2>&1 ||

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import required_tools
 import slurm_node
 
 from sharpbench.bench.compare import TIMES, difference
@@ -53,14 +54,14 @@ def inline(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(launcher: str) -> Iterator[None]:
     if launcher == "ray":
-        pytest.importorskip("ray", reason="Ray is not installed: pip install 'sharpbench[ray]'")
+        required_tools.imported("ray", "pip install 'sharpbench[ray]'")
     if launcher != "slurm":
         yield
         return
-    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'sharpbench[slurm]'")
+    required_tools.imported("submitit", "pip install 'sharpbench[slurm]'")
     with slurm_node.one_node() as reason:
         if reason:
-            pytest.skip(reason)
+            required_tools.without("slurm", reason)
         yield
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import bench_runs
 import pytest
+import required_tools
 import slurm_node
 
 from sharpbench.bench.drive import run_plan
@@ -19,14 +20,14 @@ from sharpbench.bench.progress import Progress
 from sharpbench.bench.store import Store
 from sharpbench.errors import InvalidInput
 
-pytest.importorskip("submitit", reason="submitit is not installed: pip install 'sharpbench[slurm]'")
+required_tools.imported("submitit", "pip install 'sharpbench[slurm]'")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _slurm() -> Iterator[None]:
     with slurm_node.one_node() as reason:
         if reason:
-            pytest.skip(reason)
+            required_tools.without("slurm", reason)
         yield
 
 

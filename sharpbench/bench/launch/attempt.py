@@ -82,10 +82,15 @@ def _execute(job: Job, settings: Settings) -> Any:
     module, _, name = settings.execute.partition(":")
     function = getattr(importlib.import_module(module), name)
     torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch is not None else None
     if torch is not None:
         # A worker serves runs with different thread counts, one after the other.
         torch.set_num_threads(job.spec.task.threads)
-    return function(job.spec, job.directory, settings.listener, settings.device)
+    try:
+        return function(job.spec, job.directory, settings.listener, settings.device)
+    finally:
+        if torch is not None:
+            torch.set_num_threads(before)
 
 
 def _account(error: BaseException) -> str:
