@@ -41,9 +41,7 @@ class ProbedSpectrum(Spectrum):
     these two give it: next to nothing beside outliers, that of a probe where there are none.
     """
 
-    def __init__(
-        self, basis: KrylovBasis, chain: int, probes: Probes, hvps: int, few: bool = False
-    ) -> None:
+    def __init__(self, basis: KrylovBasis, chain: int, probes: Probes, hvps: int, few: bool = False) -> None:
         self.dimension = basis.surface.dimension
         self.basis = basis
         self.ritz = basis.ritz()
@@ -103,7 +101,9 @@ class ProbedSpectrum(Spectrum):
         n = len(self.probes)
         quantile = t_quantile(n - 1, JOINT_LEVEL)
         _, gram = self.basis.coupling()
-        inside = float(np.trace(np.linalg.matrix_power(self.basis.projected, 4))) + 2 * float(np.trace(gram)) ** 2
+        inside = (
+            float(np.trace(np.linalg.matrix_power(self.basis.projected, 4))) + 2 * float(np.trace(gram)) ** 2
+        )
         fourth = self.probes.fourth_moment(self.dimension - self.basis.size) + inside
         # A mean over pairs of probes has relative variance of about 4 kappa / n + 2 / pairs, where kappa, the
         # spread of one probe's part, is at most the share of the largest eigenvalue.
@@ -171,10 +171,10 @@ class ProbedSpectrum(Spectrum):
                 continue
             bottom = min(-low, float((self.ritz.values - self.ritz.residuals)[-1]))
             error = 0.5 * (float(bounds[i]) - bottom) / t_quantile(math.inf)
-            note = f"not resolved by {self.basis.size} Krylov vectors; ask with eigenvalues=k or more products"
-            found.append(
-                Estimate(name, math.nan, error, bottom, float(bounds[i]), self.hvps, False, note)
+            note = (
+                f"not resolved by {self.basis.size} Krylov vectors; ask with eigenvalues=k or more products"
             )
+            found.append(Estimate(name, math.nan, error, bottom, float(bounds[i]), self.hvps, False, note))
         return found
 
     def bottom_eigenvalue(self) -> Estimate:

@@ -100,7 +100,10 @@ class ChainQuadrature:
             outside = len(gauss.nodes) - len(bulk.nodes)
             spread = _bulks(candidates, -below, above, outside, d - len(known))
             around = _bulks(near, -below, above, outside, d - len(known))
-        support = (-max(below if np.isfinite(below) else low, low), max(above if np.isfinite(above) else high, high))
+        support = (
+            -max(below if np.isfinite(below) else low, low),
+            max(above if np.isfinite(above) else high, high),
+        )
         own = Rule(bulk.nodes, d * bulk.weights)
         return cls(known, own, tuple(spread), tuple(around), d, basis.rounding(), support)
 
@@ -156,7 +159,9 @@ class ChainQuadrature:
             value = smooth * value + (1 - smooth) * at_zero
         lowest, highest = min(found), max(found)
         value = min(max(value, lowest), highest)
-        shaken = (np.abs(misfit(rules[-1].nodes + s) - misfit(rules[-1].nodes)) for s in (-self.shake, self.shake))
+        shaken = (
+            np.abs(misfit(rules[-1].nodes + s) - misfit(rules[-1].nodes)) for s in (-self.shake, self.shake)
+        )
         rounding = float(rules[-1].weights @ np.maximum(*shaken))
         # A node may stand for a single eigenvalue: its weight, a squared normal deviate, is then no measure of
         # its own variance where it came out small. The Gauss rule alone may miss where f - p is large.

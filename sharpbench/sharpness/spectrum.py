@@ -99,7 +99,10 @@ class Spectrum(ABC):
                     f"log det(I + H/delta) needs lambda_min > -delta, but lambda_min = {bottom.value:.4g} and "
                     f"delta = {delta:.4g}; raise the damping or use signed=False (|H|)"
                 )
-            formula, magnitude = "log det(I + H/delta)", lambda values: np.maximum(values, -delta * (1 - 1e-12))
+            formula, magnitude = (
+                "log det(I + H/delta)",
+                lambda values: np.maximum(values, -delta * (1 - 1e-12)),
+            )
         else:
             formula, magnitude = "sum log(1 + |lambda|/delta)", np.abs
 

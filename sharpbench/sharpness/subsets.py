@@ -59,4 +59,3 @@ def m_sharpness(
         return Estimate.lower_bound("m_sharpness", mean, note=f"{note}, {steps} ascent steps")
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Estimate.from_error("m_sharpness", mean, error, len(values) - 1, note=note)
-

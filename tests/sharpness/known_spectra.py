@@ -45,7 +45,9 @@ def _known(d: int = 1500) -> dict[str, Values]:
         "weak outliers": np.r_[[0.25, 0.24, 0.2], 0.1 * u[3:]],
         "semicircle": 4 * (g.beta(1.5, 1.5, d) - 0.5),
         "copies": np.r_[np.full(5, 10.0), 0.1 * u[5:]],
-        "both signs": np.r_[np.arange(10, 0, -1.0), -np.arange(10, 0, -1.0), 0.02 * g.standard_normal(d - 20)],
+        "both signs": np.r_[
+            np.arange(10, 0, -1.0), -np.arange(10, 0, -1.0), 0.02 * g.standard_normal(d - 20)
+        ],
         "condensed at zero": np.exp(2 * g.standard_normal(d)) * 1e-3 * g.choice([-1, 1], d),
         "atom at zero": np.r_[np.linspace(2, 20, 9), 0.1 * np.abs(g.standard_normal(75)), np.zeros(d - 84)],
         "edge of a bulk": np.r_[np.linspace(1, 2, 20), 0.5 * u[20:]],
