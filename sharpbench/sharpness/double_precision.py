@@ -79,7 +79,8 @@ def double_twin(surface: LossSurface, batches: Sequence[Batch] | None = None) ->
     parameters = list(model.parameters())
     if len(parameters) != len(positions):
         return None
-    twin = surface.restricted([] if batches is None else [doubled(batch) for batch in batches])
+    some = [next(iter(surface.batches))] if batches is None else batches
+    twin = surface.restricted([doubled(batch) for batch in some])
     if batches is None:
         twin.batches = _DoubledBatches(surface)  # type: ignore[assignment]
         twin.shards, twin._weighting, twin._whole = surface.shards, surface._weighting, surface._whole

@@ -12,8 +12,8 @@ from scipy import special
 
 Array = NDArray[np.float64]
 
-# All rows of one spectral pass are to hold at once with 95 %: the trace, the norm, functionals and both ends of
-# the spectrum, five statements with 1 % each (Bonferroni).
+# All rows of one spectral pass are to hold at once with 95 %: the trace, the norm, a functional and both
+# ends of the spectrum are five statements, which may each fail with 1 % (Bonferroni).
 JOINT_LEVEL = 0.99
 
 # An estimate without a requested tolerance calls itself converged at this relative half width.

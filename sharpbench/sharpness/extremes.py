@@ -1,9 +1,9 @@
 """How far out an eigenvalue can lie that a pass has not seen: bounds from the randomness of its vectors.
 
-A vector u that does not depend on a random unit vector b of dimension d has ``(u . b)^2 ~ Beta(1/2, (d-1)/2)``:
-it is rarely much smaller than 1/d. So an eigenvector that was missed leaves a trace, both in the Lanczos chain
-that starts at b and in products with random probes, and what leaves no trace is excluded with a probability
-that is known.
+For a unit vector u and a random one b of dimension d, ``(u . b)^2 ~ Beta(1/2, (d-1)/2)`` is rarely much
+smaller than 1/d. So every eigenvector leaves a trace, both in the Lanczos chain that starts at b and in
+products with random probes, and what would leave more of a trace than there is can be excluded with a
+probability that is known.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def random_start_bound(diagonal: Array, couplings: Array, dimension: int, failur
 def gram_bound(gram: Array, failure: float = FAILURE) -> float:
     """A bound on the largest abs(lambda) of C from the Gram matrix of products ``C p_i`` with random probes.
 
-    With u the eigenvector of lambda and ``z_i = u . p_i ~ N(0, 1)``, the matrix ``G_ij = (C p_i) . (C p_j)`` is
-    ``lambda^2 z z^T`` plus a positive semi-definite matrix, so ``lambda^2 |z|^2 <= lambda_max(G)``; and its
+    With u the eigenvector of lambda and ``z_i = u . p_i ~ N(0, 1)``, the matrix ``G_ij = (C p_i) . (C p_j)``
+    is ``lambda^2 z z^T`` plus a positive semi-definite matrix, so ``lambda^2 |z|^2 <= lambda_max(G)``. Its
     off-diagonal part, of which the expected sum of squares is ``n (n-1) tr C^4``, holds ``lambda^2 z_i z_j``.
     The bound is the lower of both, each with a quantile of the z in the denominator.
 
@@ -77,7 +77,7 @@ def gram_bound(gram: Array, failure: float = FAILURE) -> float:
     whole = float(np.linalg.eigvalsh(gram)[-1]) / _squares_quantile(n, failure)
     bound = float(np.sqrt(max(whole, 0.0)))
     pairs = n * (n - 1)
-    # The other eigenvalues' part of G may lie against lambda^2 z z^T: a normal deviate of 2.8 allows for that.
+    # The other eigenvalues' part of G may cancel some of lambda^2 z z^T: by a normal deviate of up to 2.8.
     allowance = 1 - 2 * 2.8**2 / pairs if pairs else 0.0
     if allowance > 0.1:
         outside = float(np.square(gram).sum() - np.square(np.diag(gram)).sum())

@@ -154,7 +154,7 @@ class KrylovBasis:
         return columns, (stacked @ stacked.T).double().cpu().numpy()
 
     def coupling_beyond(self, index: int) -> float:
-        """``||(I - Q_k Q_k^T) H q_k||`` with ``Q_k`` the vectors up to ``index``: what leads out of a chain."""
+        """``||(I - Q_k Q_k^T) H q_k||`` with ``Q_k`` the vectors up to ``index``: the way out of a chain."""
         inside = float((self.projected[index + 1 :, index] ** 2).sum())
         columns, gram = self.coupling()
         outside = 0.0

@@ -19,7 +19,7 @@ GRID = 300
 
 @dataclass(frozen=True)
 class MomentQuadrature:
-    """``tr f(H)`` from estimates of ``tr H``, ``sum lambda^2`` and ``sum lambda^4`` and a bound on abs(lambda).
+    """``tr f(H)`` from ``tr H``, ``sum lambda^2`` and ``sum lambda^4``, with a bound on abs(lambda).
 
     The value comes from a model with these moments: an atom at zero and a semicircle, which stands for the
     untrained networks where no eigenvalue is worth finding; the share of the atom follows from the fourth
@@ -70,7 +70,7 @@ class MomentQuadrature:
         return Functional(value, 0.0, value - lowest, highest - value)
 
     def smoothed(self, kernel: Callable[[Array], Array]) -> tuple[Array, Array]:
-        """``sum_i k(t, lambda_i)`` of the model; where two moments are all that is known, half of it is error."""
+        """``sum_i k(t, lambda_i)`` of the model, of which half is taken for the error."""
         nodes, weights = self.model()
         found = kernel(nodes) @ weights
         return found, np.maximum(0.5 * found, 0.25 * float(found.max()))

@@ -32,8 +32,8 @@ class ProbedSpectrum(Spectrum):
 
     Both are unbiased given Q (Hutch++, Meyer et al. 2021, with Lanczos instead of a random sketch; the
     second splits H into its four blocks, three of which are known exactly). The means over probes are
-    taken as ratios to ``||p||²``, whose mean d - m is known: exact when H is a multiple of I. Their errors are
-    the jackknife's, or those that follow from ``||C||_F`` and ``tr C^4`` of the complement ``C = P H P``
+    taken as ratios to ``||p||²``, whose mean d - m is known: exact when H is a multiple of I. Their errors
+    are the jackknife's, or those that follow from ``||C||_F`` and ``tr C^4`` of the complement ``C = P H P``
     (``Var p^T C p <= 2 ||C||_F²``), as far as a few probes may agree by chance.
 
     The chain's own start is random too, so ``d M_11`` is one more of Hutchinson's samples, of
@@ -155,9 +155,9 @@ class ProbedSpectrum(Spectrum):
     def top_eigenvalues(self, k: int = 5) -> list[Estimate]:
         """The k largest eigenvalues, each between its Ritz value and a bound.
 
-        The lower end is the Ritz value (Cauchy), the upper end what :func:`~.extremes.outer_bounds` allows: it
-        bounds the eigenvalue of this rank, not some eigenvalue. A rank beyond the basis has no value, but an
-        interval.
+        The lower end is the Ritz value (Cauchy), the upper end what :func:`~.extremes.outer_bounds` allows.
+        It bounds the eigenvalue of this rank, not some eigenvalue. A rank beyond the basis has no value,
+        but an interval.
         """
         if k < 1:
             raise must_be("k", ">= 1", k)

@@ -46,10 +46,11 @@ class ChainQuadrature:
     ``2 ||(f - p)(H)||_F^2``, which the same quadrature evaluates. An eigenvalue is known if its Ritz pair is
     settled and no eigenvalue of the complement, such as a second copy of it, can lie so far out.
 
-    The chain's moments do not determine its measure. :func:`~.rules.possible_rules` are the extremes that they
-    allow; the range of the sum over them is the bias bound, and their mean the value. A function that is steep
-    or has a kink at zero, as functions of abs(lambda) have, takes its value from the rule with a node at zero
-    instead, with that node's mass distributed by :class:`~.rules.ZeroCell`.
+    The chain's moments do not determine its measure. :func:`~.rules.possible_rules` are the extremes that
+    they allow; the range of the sum over them is the bias bound, and their mean the value. A function that is
+    steep or has a kink at zero, as functions of abs(lambda) have, takes its value from the rule with a node
+    at zero instead, with that node's mass distributed by :class:`~.rules.ZeroCell`: the more, the further the
+    spectrum is from a smooth density there.
     """
 
     known: Array
@@ -163,7 +164,7 @@ class ChainQuadrature:
             np.abs(misfit(rules[-1].nodes + s) - misfit(rules[-1].nodes)) for s in (-self.shake, self.shake)
         )
         rounding = float(rules[-1].weights @ np.maximum(*shaken))
-        # A node may stand for a single eigenvalue: its weight, a squared normal deviate, is then no measure of
+        # A node may stand for a single eigenvalue: its weight, a squared normal deviate, then says nothing of
         # its own variance where it came out small. The Gauss rule alone may miss where f - p is large.
         squares = max(float(np.maximum(rule.weights, 1.0) @ misfit(rule.nodes) ** 2) for rule in rules)
         slopes = coefficients[1:] / np.array([scale, scale**2])

@@ -73,7 +73,7 @@ def rule_with_node(diagonal: Array, couplings: Array, node: float) -> Rule | Non
 
 
 def rule_with_nodes(diagonal: Array, couplings: Array, first: float, second: float) -> Rule | None:
-    """The rule of degree 2m - 3 with two nodes prescribed, as Gauss-Lobatto rules have; ``None`` if there is none.
+    """The rule of degree 2m - 3 with two nodes prescribed (Gauss-Lobatto); ``None`` if there is none.
 
     The last coefficient of the diagonal and the last coupling are free.
 
@@ -108,7 +108,8 @@ def rules_near_zero(diagonal: Array, couplings: Array, zero: Rule) -> list[Rule]
     """Rules with a node at many distances from zero, where ``zero`` is the rule with a node at zero.
 
     A node at which most of the mass condenses hardly moves while the others do, so these positions are
-    prescribed, also on both sides at once: for functions that are steep at zero the mass at small distances decides.
+    prescribed, also on both sides at once: for functions that are steep at zero, the mass at small distances
+    decides.
     """
     index = int(np.abs(zero.nodes).argmin())
     beside = [zero.nodes[i] for i in (index - 1, index + 1) if 0 <= i < len(zero.nodes)]
@@ -149,7 +150,7 @@ class ZeroCell:
 
     @classmethod
     def around(cls, rule: Rule, index: int) -> ZeroCell:
-        """The cell of the node ``index`` of a rule (the one at zero), from the nodes and weights beside it."""
+        """The cell of a rule's node ``index``, the one at zero, from the nodes and weights beside it."""
         mass, edges = [float(rule.weights[index])], []
         for ring in range(1, 4):
             middles = []

@@ -96,28 +96,28 @@ class Spectrum(ABC):
             bottom = self.bottom_eigenvalue()
             if bottom.ci_high <= -delta or bottom.value <= -delta:
                 raise InvalidInput(
-                    f"log det(I + H/delta) needs lambda_min > -delta, but lambda_min = {bottom.value:.4g} and "
-                    f"delta = {delta:.4g}; raise the damping or use signed=False (|H|)"
+                    f"log det(I + H/delta) needs lambda_min > -delta, but lambda_min = {bottom.value:.4g} "
+                    f"and delta = {delta:.4g}; raise the damping or use signed=False (|H|)"
                 )
-            formula, magnitude = (
-                "log det(I + H/delta)",
-                lambda values: np.maximum(values, -delta * (1 - 1e-12)),
-            )
+            formula = "log det(I + H/delta)"
         else:
-            formula, magnitude = "sum log(1 + |lambda|/delta)", np.abs
+            formula = "sum log(1 + |lambda|/delta)"
 
         def of(unit_length: float) -> Estimate:
             def f(values: Array) -> Array:
-                return np.asarray(np.log1p(np.maximum(magnitude(values) / unit_length, -1 + 1e-12)))
+                sizes = np.maximum(values, -delta) if signed else np.abs(values)
+                return np.asarray(np.log1p(np.maximum(sizes / unit_length, -1 + 1e-12)))
 
             return self.functional(f, "log_determinant", steep_at_zero=True)
 
         found = of(delta)
         note = f"{formula}, delta = {delta:.4g}{unit}"
         if furthest > nearest:
-            # The sum falls as delta grows, so the ends of delta's interval bound it.
-            low, high = of(furthest).ci_low, of(nearest).ci_high if nearest > 0 else math.inf
-            found = found.stretched(min(low, found.ci_low), max(high, found.ci_high), self.tolerance)
+            # The sum of |lambda| falls as delta grows: the ends of delta's interval bound it.
+            ends = [found, of(furthest)] + ([of(nearest)] if nearest > 0 else [])
+            low = min(end.ci_low for end in ends)
+            high = max(end.ci_high for end in ends) if nearest > 0 else math.inf
+            found = found.stretched(low, high, self.tolerance)
         if signed and bottom.ci_low <= -delta:
             # One eigenvalue near -delta makes the determinant as small as one likes.
             found = found.stretched(-math.inf, found.ci_high, self.tolerance)
@@ -147,12 +147,12 @@ class Spectrum(ABC):
 
         Args:
             points: grid points, evenly spaced over the spectrum and three widths beyond.
-            width: standard deviation of the smoothing kernel; by default 1 % of the spectrum's range, or 0.6 of
-                the mean distance between the quadrature's nodes where that is larger.
+            width: standard deviation of the smoothing kernel; by default 1 % of the spectrum's range, or 0.6
+                of the mean distance between the quadrature's nodes where that is larger.
 
         Returns:
             A frame with columns ``eigenvalue``, ``density``, ``std_error``; ``frame.attrs["width"]`` is the
-            width. The error refers to the density of this smoothness.
+            width. The error refers to a density of this smoothness.
         """
         if points < 2:
             raise must_be("points", ">= 2", points)
@@ -172,7 +172,10 @@ class Spectrum(ABC):
         return frame
 
     def smoothed(self, kernel: Callable[[Array], Array]) -> tuple[Array, Array]:
-        """``sum_i k(t, lambda_i)`` at many t, and its standard error; ``kernel(nodes)`` has shape (t, nodes)."""
+        """``sum_i k(t, lambda_i)`` at many t, and its standard error.
+
+        ``kernel`` takes nodes of shape ``(n,)`` and returns its values, of shape ``(t, n)``.
+        """
         nodes, weights, _ = self.weighted_nodes()
         found = kernel(nodes) @ weights
         return found, np.zeros_like(found)
