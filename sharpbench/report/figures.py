@@ -11,6 +11,7 @@ from .figure_accuracy import accuracy_figure
 from .figure_density import density_figure
 from .figure_link import link_figure, linked_measures
 from .frames import Frames
+from .link import generalization_link
 
 FIGURE_NAMES = ("accuracy", "sharpness-gap", "spectral-density")
 # An SVG holds every mark; beyond so many runs a picture is smaller, and quicker to open.
@@ -27,8 +28,12 @@ class Drawing:
     image: Image
 
 
-def draw_figures(frames: Frames, board: pd.DataFrame) -> list[Drawing]:
-    """Accuracy, sharpness against gap, spectral densities. The same frames give the same bytes."""
+def draw_figures(frames: Frames, board: pd.DataFrame, link: pd.DataFrame | None = None) -> list[Drawing]:
+    """Accuracy, sharpness against gap, spectral densities. The same frames give the same bytes.
+
+    ``link`` is the table of :func:`~sharpbench.report.link.generalization_link`; it is computed if absent.
+    """
+    link = generalization_link(frames) if link is None else link
     vector = len(frames.done) <= MOST_RUNS_AS_VECTOR
     drawings = []
     if len(frames.done):
@@ -41,14 +46,16 @@ def draw_figures(frames: Frames, board: pd.DataFrame) -> list[Drawing]:
                 render_figure(lambda: accuracy_figure(frames, board), vector),
             )
         )
-    if linked_measures(frames):
+    if linked_measures(link):
         drawings.append(
             Drawing(
                 FIGURE_NAMES[1],
                 "Sharpness against generalization gap",
-                "Each dot is a finished run. τ is Kendall's rank correlation, within: over pairs of runs in "
-                "the same condition, all: over all pairs; with 95 % bootstrap intervals over configurations.",
-                render_figure(lambda: link_figure(frames), vector),
+                "Each dot is a finished run; a line through it is the 95 % interval of a value that "
+                "did not reach its precision. τ is Kendall's rank correlation, within: over pairs of runs in "
+                "the same condition, all: over all pairs. Its 95 % intervals allow for runs that share an "
+                "optimizer or a condition, and hold for all measures of the report at once.",
+                render_figure(lambda: link_figure(frames, link), vector),
             )
         )
     if len(frames.densities):

@@ -14,7 +14,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from .columns import METRICS, describe_measure
-from .display import DASH, count, interval, signed
+from .display import DASH, count, interval, p_value, signed
 from .figures import Drawing
 from .frames import Frames
 from .leaderboard import LEADERBOARD_COLUMNS
@@ -25,16 +25,21 @@ from .tables import baseline_of, board_cells, is_first
 # More different values than this are counted, not listed.
 FEW_VALUES = 3
 NOT_A_SETTING = ("process", "started")
+RUNS_HELP = (
+    "finished runs that take part; ~ of these, how many did not reach the precision (their error is part of "
+    "the intervals); − how many more are left out, because they have the measure only as a bound"
+)
 NAMES_NOT_NUMBERS = ("rank", "optimizer", "n_done")
 
 
 @dataclass(frozen=True)
 class HtmlCell:
-    """One cell: what is shown, what it is sorted by (empty: last), and its look."""
+    """One cell: what is shown, what it is sorted by (empty: last), its look, and what hovering says."""
 
     content: str
     sort: str = ""
     look: str = ""
+    help: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ def render_page(
         boards=[_board_table(c, rows, frames, board) for c, rows in board.groupby("condition", sort=False)],
         baseline=baseline_of(board),
         figures=[(d.title, d.caption, _embedded(d)) for d in drawings],
+        n_measures=int(link.groupby("gap").size().max()) if len(link) else 0,
+        n_uncertain=int(link["unconverged"].sum() + link["left_out"].sum()) if len(link) else 0,
         links=[_link_table(gap, link[link["gap"] == gap]) for gap in GAPS if (link["gap"] == gap).any()],
         lost=frames.runs[frames.runs["status"] != "done"].to_dict("records"),
         remarks=[p for p in frames.problems if p.partition(":")[0] not in set(frames.runs["status"])],
@@ -202,7 +209,7 @@ def _link_table(gap: str, rows: pd.DataFrame) -> HtmlTable:
         "pearson": "Pearson r",
         "granulated": "Ψ (mean)",
     } | {f"granulated_{axis}": f"ψ {axis}" for axis in axes}
-    heads = [("Measure", LINK_COLUMNS["measure"], ""), ("Runs", LINK_COLUMNS["runs"], "")]
+    heads = [("Measure", LINK_COLUMNS["measure"], ""), ("Runs", RUNS_HELP, "")]
     for name, title in coefficients.items():
         axis = name.removeprefix("granulated_")
         heads.append(
@@ -212,14 +219,33 @@ def _link_table(gap: str, rows: pd.DataFrame) -> HtmlTable:
     for _, row in rows.iterrows():
         line = [
             HtmlCell(describe_measure(row["measure"]).title, row["measure"], "name"),
-            HtmlCell(str(row["runs"]), str(row["runs"]), "number"),
+            HtmlCell(link_runs_text(row), str(row["runs"]), "number"),
         ]
-        for name in coefficients:
-            low, high = row[f"{name}_low"], row[f"{name}_high"]
-            span = interval(low, high)
-            text = signed(row[name]) + ("" if span == DASH else f" {span}")
-            line.append(
-                HtmlCell(text, _sort_key(row[name]), "number linked" if low > 0 or high < 0 else "number")
-            )
+        line += [_link_cell(row, name) for name in coefficients]
         table.append(line)
     return HtmlTable(GAPS[gap], heads, table)
+
+
+def link_runs_text(row: pd.Series) -> str:
+    """How many runs take part; ``~`` those whose error is large, ``−`` those left out.
+
+    >>> link_runs_text(pd.Series({"runs": 30, "unconverged": 4, "left_out": 6}))
+    '30 ~4 −6'
+    """
+    text = str(row["runs"])
+    text += f" ~{row['unconverged']}" if row["unconverged"] else ""
+    return text + (f" −{row['left_out']}" if row["left_out"] else "")
+
+
+def _link_cell(row: pd.Series, name: str) -> HtmlCell:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    span = interval(low, high)
+    linked = low > 0 or high < 0
+    reason, p = row[f"reason_{name}"], row[f"p_{name}"]
+    note = f"corrected p {p_value(p)}" if span != DASH else reason if isinstance(reason, str) else ""
+    return HtmlCell(
+        signed(row[name]) + ("" if span == DASH else f" {span}"),
+        _sort_key(row[name]),
+        "number linked" if linked else "number",
+        note,
+    )

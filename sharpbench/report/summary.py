@@ -124,24 +124,29 @@ def _costs(board: pd.DataFrame, plan: Plan) -> list[str]:
 def _links(link: pd.DataFrame, plan: Plan) -> list[str]:
     """Which measures go with the accuracy gap, and whether they still do along the single axes."""
     rows = link[(link["gap"] == "accuracy_gap") & ~link["measure"].isin(NOT_SHARPNESS)]
-    known = rows[rows["within_low"].notna()]
     if not len(rows):
         return ["Too few runs have sharpness measures to link them to generalization."]
+    return [_link_sentence(rows, plan), *_uncertain(rows)]
+
+
+def _link_sentence(rows: pd.DataFrame, plan: Plan) -> str:
+    known = rows[rows["within_low"].notna()]
     if not len(known):
-        return [
-            "Too few configurations have finished to give the link between sharpness and the gap an interval."
-        ]
+        return (
+            "Too few optimizers and conditions have finished (or too few values are more than bounds) to "
+            "give the link between sharpness and the gap an interval."
+        )
     inside = "within conditions " if len(plan.conditions) > 1 else ""
     linked = known[(known["within_low"] > 0) | (known["within_high"] < 0)]
     if not len(linked):
-        return [f"No sharpness measure shows a rank correlation with the gap {inside}(all intervals hold 0)."]
+        return f"No sharpness measure shows a rank correlation with the gap {inside}(all intervals hold 0)."
     strongest = linked.sort_values("within", key=abs, ascending=False, kind="stable").iloc[0]
     best: dict[Any, Any] = strongest.to_dict()
     show = "show" if len(linked) > 1 else "shows"
     span = f"{signed(best['within_low'])} to {signed(best['within_high'])}"
     text = (
         f"{len(linked)} of {count(len(known), 'sharpness measure')} {show} a rank correlation with the "
-        f"accuracy gap {inside}(intervals not corrected for their number); the strongest is "
+        f"accuracy gap {inside}(after correction for the number of measures); the strongest is "
         f"{describe_measure(best['measure']).title} "
         f"(Kendall τ = {signed(best['within'])}, 95 % interval {span})."
     )
@@ -149,4 +154,16 @@ def _links(link: pd.DataFrame, plan: Plan) -> list[str]:
         text += f" Over all runs together it is τ = {signed(best['kendall'])}"
         opposite = best["kendall"] * best["within"] < 0
         text += ", the opposite, because the conditions shift both numbers." if opposite else "."
-    return [text + " A correlation is not a cause."]
+    return text + " A correlation is not a cause."
+
+
+def _uncertain(rows: pd.DataFrame) -> list[str]:
+    """Which measures have runs that took no part in the link."""
+    lost = rows[rows["left_out"] > 0]
+    if not len(lost):
+        return []
+    named = [
+        f"{describe_measure(row['measure']).title} in {row['left_out']} of {row['left_out'] + row['runs']}"
+        for _, row in lost.iterrows()
+    ]
+    return [f"Left out of the link, because the value is only a bound: {listing(named)} runs."]
