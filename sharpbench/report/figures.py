@@ -41,8 +41,9 @@ def draw_figures(frames: Frames, board: pd.DataFrame, link: pd.DataFrame | None 
             Drawing(
                 FIGURE_NAMES[0],
                 "Test accuracy",
-                "Each dot is a run; the diamond is the mean and the line its 95 % t-interval over seeds "
-                "(an arrow: the interval goes on). The dashed line is the mean of the baseline.",
+                "Each dot is a finished run; the diamond is their mean and the line its 95 % t-interval over "
+                "seeds (an arrow: the interval goes on). Each cross left of the line is a run that diverged. "
+                "The dashed line is the mean of the baseline's finished runs. Best mean rank on top.",
                 render_figure(lambda: accuracy_figure(frames, board), vector),
             )
         )

@@ -20,6 +20,7 @@ from .frames import Frames
 from .leaderboard import LEADERBOARD_COLUMNS
 from .link import GAPS, LINK_COLUMNS
 from .strip import scale_of, strip
+from .sweeps import sweep_warning
 from .tables import baseline_of, board_cells, is_first
 
 # More different values than this are counted, not listed.
@@ -28,6 +29,10 @@ NOT_A_SETTING = ("process", "started")
 RUNS_HELP = (
     "finished runs that take part; ~ of these, how many did not reach the precision (their error is part of "
     "the intervals); − how many more are left out, because they have the measure only as a bound"
+)
+SEEDS_HELP = (
+    "each dot a finished run, the bar their mean, the line its 95 % t-interval; each cross at the left a run "
+    "that diverged"
 )
 NAMES_NOT_NUMBERS = ("rank", "optimizer", "n_done")
 
@@ -75,6 +80,8 @@ def render_page(
         facts=_facts(frames),
         boards=[_board_table(c, rows, frames, board) for c, rows in board.groupby("condition", sort=False)],
         baseline=baseline_of(board),
+        sweeps=sweep_warning(board),
+        any_diverged=bool(len(board) and (board["n_diverged"] > 0).any()),
         figures=[(d.title, d.caption, _embedded(d)) for d in drawings],
         n_measures=int(link.groupby("gap").size().max()) if len(link) else 0,
         n_uncertain=int(link["unconverged"].sum() + link["left_out"].sum()) if len(link) else 0,
@@ -159,7 +166,14 @@ def _board_table(condition: object, rows: pd.DataFrame, frames: Frames, board: p
         for cell in cells
     ]
     place = [cell.column for cell in cells].index("test_accuracy") + 1
-    heads.insert(place, ("Seeds", "each dot a run, the bar the mean, the line its 95 % t-interval", "plain"))
+    heads.insert(
+        place,
+        (
+            "Seeds",
+            SEEDS_HELP,
+            "plain",
+        ),
+    )
     table = []
     for _, row in rows.iterrows():
         line = [
@@ -178,7 +192,9 @@ def _board_table(condition: object, rows: pd.DataFrame, frames: Frames, board: p
         line.insert(
             place,
             HtmlCell(
-                strip(own, scale, reference) if scale else "", _sort_key(row["test_accuracy"]), "picture"
+                strip(own, scale, reference, int(row["n_diverged"])) if scale else "",
+                _sort_key(row["test_accuracy"]),
+                "picture",
             ),
         )
         difference = [cell.column for cell in cells].index("difference") + 1
@@ -192,7 +208,7 @@ def _board_table(condition: object, rows: pd.DataFrame, frames: Frames, board: p
 
 
 def _measure_help(name: str) -> str:
-    return f"{describe_measure(name).meaning}; mean over seeds ± standard error"
+    return f"{describe_measure(name).meaning}; mean over finished seeds ± standard error"
 
 
 def _link_table(gap: str, rows: pd.DataFrame) -> HtmlTable:

@@ -114,14 +114,17 @@ def rearranged(
     complete = bool(known.all())
     flat = np.where(known, signs_x, 0.0).ravel()
     present = known.ravel().astype(np.float64)
-    totals = np.empty(len(moves))
-    few = max(1, DRAWS_BYTES // (8 * max(1, len(weights))))
-    for start in range(0, len(moves), few):
+    # One row a cell, so that looking up a cell copies neighbours.
+    moved = np.ascontiguousarray(moves.T)
+    totals, left = np.zeros(len(moves)), np.zeros(len(moves))
+    few = max(1, DRAWS_BYTES // (8 * len(moves)))
+    for start in range(0, len(weights), few):
         some = slice(start, start + few)
-        moved = moves[some]
-        places = moved[:, pairs[0]] * size + moved[:, pairs[1]]
-        totals[some] = flat.take(places) @ sums_y
+        places = moved[pairs[0][some]] * size
+        places += moved[pairs[1][some]]
+        totals += sums_y[some] @ flat.take(places)
         if not complete:
-            left = present.take(places) @ weights
-            totals[some] *= np.divide(weights.sum(), left, out=np.zeros(len(left)), where=left > 0)
-    return totals
+            left += weights[some] @ present.take(places)
+    if complete:
+        return totals
+    return np.asarray(totals * np.divide(weights.sum(), left, out=np.zeros(len(left)), where=left > 0))
