@@ -177,8 +177,8 @@ def text(frame: pd.DataFrame, count: int) -> str:
     error = 100 * (0.05 * 0.95 / count) ** 0.5
     return (
         "# Links that are not there, and links that are\n\n"
-        f"Share of {count} simulations ({min(count, LINKED_SIMULATIONS)} with a true link) in which the report "
-        f"shows a link; 5 % are known to ± {error:.0f} percent. Sharpness and gap have main effects of the "
+        f"Share of {count} simulations ({min(count, LINKED_SIMULATIONS)} with a true link) in which the "
+        f"report shows a link; 5 % are known to ± {error:.0f} percent. Sharpness and gap have main effects of the "
         "optimizer and of the condition, independent of each other, and the noise of the run. “No interval” "
         "is the share without one for τ within. `python benchmarks/link_null.py`.\n\n"
         f"## No link: at most .05 is promised\n\n{table(frame[frame['slope'] == 0])}\n"

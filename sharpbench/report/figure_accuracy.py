@@ -78,6 +78,8 @@ def _crosses(axis: Axes, lost: pd.DataFrame, order: list[str], styles: dict[str,
     )
     axis.axvline(low, color=INK, alpha=0.25, linewidth=0.6, zorder=0)
     left = low - step * (float(places.max()) + 1.2)
+    # No numbers under the crosses: a diverged run has no accuracy.
+    axis.set_xticks([tick for tick in axis.get_xticks() if low <= tick <= high])
     axis.set_xlim(left, high)
     axis.hlines(np.arange(len(order)) + 0.5, left, low, color=INK, alpha=0.1, linewidth=0.6, zorder=0)
 

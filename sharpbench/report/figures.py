@@ -55,7 +55,7 @@ def draw_figures(frames: Frames, board: pd.DataFrame, link: pd.DataFrame | None 
                 "Each dot is a finished run; a line through it is the 95 % interval of a value that "
                 "did not reach its precision. τ is Kendall's rank correlation, within: over pairs of runs in "
                 "the same condition, all: over all pairs. Its 95 % intervals allow for runs that share an "
-                "optimizer or a condition, and hold for all measures of the report at once.",
+                "optimizer or a condition, and are corrected for the number of measures.",
                 render_figure(lambda: link_figure(frames, link), vector),
             )
         )

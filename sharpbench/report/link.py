@@ -64,8 +64,8 @@ def generalization_link(frames: Frames) -> pd.DataFrame:
 
     Columns: :data:`LINK_COLUMNS`; each coefficient has ``_low`` and ``_high``, and each axis with more
     than one value has its ``granulated_AXIS``. Intervals allow for runs that share an optimizer or a
-    condition, and are simultaneous: for one gap and one coefficient, all of them hold with 95 %
-    probability (:func:`~sharpbench.report.evidence.intervals`). ``p_COEFFICIENT`` is the p-value
+    condition, and for the number of measures: if no measure had a link to the gap, one coefficient would
+    show one or more with at most 5 % probability (:func:`~sharpbench.report.evidence.intervals`). ``p_COEFFICIENT`` is the p-value
     corrected in the same way, ``reason_COEFFICIENT`` says why there is no interval.
 
     Only finished runs take part. Rows are in the order of gaps and measures; a measure with fewer than

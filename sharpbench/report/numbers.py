@@ -8,6 +8,7 @@ import numpy as np
 
 from .bootstrap import Floats, by_draws
 from .evidence import Evidence, no_evidence
+from .pairs import compared_alike
 from .sample import Sample
 
 # Scores of the runs under weights (draws, runs): either (runs,), the same for all draws, or one row a draw.
@@ -74,12 +75,13 @@ def _permuted(sample: Sample, x: Floats, y: Floats) -> Floats:
     # Without a run, no value: such a cell has no part in that rearrangement.
     weights = sizes[occupied] * (sizes[moved] > 0)
     total = weights.sum(axis=1)
-    moved_x = mean_x[moved]
     with np.errstate(invalid="ignore", divide="ignore"):
-        centre_x = (weights * moved_x).sum(axis=1) / total
-        centre_y = (weights * mean_y[occupied]).sum(axis=1) / total
-        products = weights * (moved_x - centre_x[:, None]) * (mean_y[occupied] - centre_y[:, None])
-        return np.where(total > 0, products.sum(axis=1) * sizes.sum() / total, 0.0)
+        centred_y = mean_y[occupied] - ((weights @ mean_y[occupied]) / total)[:, None]
+        coefficients = [
+            np.where(total > 0, (weights * values * centred_y).sum(axis=1) * sizes.sum() / total, 0.0)
+            for values in (mean_x[moved], mean_x[occupied])
+        ]
+    return coefficients[0] if (weights == sizes[occupied]).all() else compared_alike(*coefficients)
 
 
 def weighted_correlation(x: Floats, y: Floats, weights: Floats) -> Floats:

@@ -106,7 +106,7 @@ def rearranged(
         pairs: the two cells of each pair.
         weights: how many pairs of runs each pair of cells holds. Where a rearrangement gives a cell the
             values of a cell without runs, its pairs are left out, and the sum is scaled up by the weights
-            of those that remain.
+            of those that remain (:func:`compared_alike`).
         moves: (rearrangements, cells), as in :class:`~sharpbench.report.layout.Layout`.
     """
     size = signs_x.shape[0]
@@ -116,7 +116,8 @@ def rearranged(
     present = known.ravel().astype(np.float64)
     # One row a cell, so that looking up a cell copies neighbours.
     moved = np.ascontiguousarray(moves.T)
-    totals, left = np.zeros(len(moves)), np.zeros(len(moves))
+    totals, left, unmoved = np.zeros((3, len(moves)))
+    products = np.where(known, signs_x, 0.0)[pairs] * sums_y
     few = max(1, DRAWS_BYTES // (8 * len(moves)))
     for start in range(0, len(weights), few):
         some = slice(start, start + few)
@@ -124,7 +125,25 @@ def rearranged(
         places += moved[pairs[1][some]]
         totals += sums_y[some] @ flat.take(places)
         if not complete:
-            left += weights[some] @ present.take(places)
+            there = present.take(places)
+            left += weights[some] @ there
+            unmoved += products[some] @ there
     if complete:
         return totals
-    return np.asarray(totals * np.divide(weights.sum(), left, out=np.zeros(len(left)), where=left > 0))
+    scale = np.divide(weights.sum(), left, out=np.zeros(len(left)), where=left > 0)
+    return compared_alike(totals * scale, unmoved * scale)
+
+
+def compared_alike(moved: Floats, unmoved: Floats) -> Floats:
+    """Coefficients of rearrangements as if each had the data's own cells.
+
+    A rearrangement of an incomplete grid compares fewer cells than the data do, since it gives some cells
+    the values of cells without runs. It is fair to compare it to the data over the same cells only:
+    ``moved`` and ``unmoved`` are the coefficients of rearrangement and data over those. What the data
+    gain or lose by the other cells is added to the size of the rearrangement's coefficient.
+
+    >>> compared_alike(np.array([0.5, -0.2, 0.1]), np.array([0.5, 0.4, 0.6])).tolist()
+    [0.5, -0.3, 0.0]
+    """
+    size = np.abs(moved) + abs(unmoved[0]) - np.abs(unmoved)
+    return np.asarray(np.round(np.where(moved < 0, -1.0, 1.0) * np.maximum(size, 0.0), 12))

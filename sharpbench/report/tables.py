@@ -99,6 +99,9 @@ def to_rich(board: pd.DataFrame) -> list[Table]:
             _terminal_table(str(condition), rows, board, shown)
             for condition, rows in board.groupby("condition", sort=False)
         ]
+        if tables and sweep_warning(board):
+            # Once, under the last one: it concerns them all.
+            tables[-1].caption = Text(f"{_legend(board)} {sweep_warning(board)}.")
         widest = max((ruler.measure(table).maximum for table in tables), default=0)
         if widest <= TERMINAL_WIDTH or not shown:
             return tables
@@ -180,7 +183,9 @@ def to_markdown(board: pd.DataFrame, title: str) -> str:
                 texts[1] = f"**{texts[1]}**"
             lines.append("| " + " | ".join(texts) + " |")
         lines.append("")
-    return "\n".join([*lines, _markdown(_legend(board)), ""])
+    warning = sweep_warning(board)
+    legend = [_markdown(_legend(board)), *(["", _markdown(f"Not tuned: {warning}.")] if warning else [])]
+    return "\n".join([*lines, *legend, ""])
 
 
 def to_csv(board: pd.DataFrame) -> str:
@@ -195,8 +200,8 @@ def board_cells(board: pd.DataFrame) -> list[Cell]:
         Cell("#", "rank", rank_text),
         Cell("Optimizer", "optimizer", lambda row: str(row["optimizer"])),
         Cell("Runs", "n_done", runs_text),
-        Cell("Test accuracy, median (%)", "median_with_failures", median_text),
-        Cell("Mean of finished runs (%)", "test_accuracy", mean_text),
+        Cell("Median accuracy (%)", "median_with_failures", median_text),
+        Cell("Mean of finished (%)", "test_accuracy", mean_text),
         Cell(f"Δ {baseline} (points)" if baseline else "Δ", "difference", difference_text),
         Cell("p (Holm)", "p_holm", lambda row: p_value(row["p_holm"])),
         Cell("Gradients", "gradient_evaluations", _cost_text),
@@ -237,8 +242,7 @@ def _legend(board: pd.DataFrame) -> str:
         )
     if ((board["n_failed"] + board["n_damaged"]) > 0).any():
         parts.append("✗ failed or damaged")
-    warning = sweep_warning(board)
-    return "; ".join(parts) + "." + (f" {warning}." if warning else "")
+    return "; ".join(parts) + "."
 
 
 def _markdown(text: str) -> str:
