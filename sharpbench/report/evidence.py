@@ -109,9 +109,9 @@ def intervals(family: Sequence[Evidence]) -> list[Association]:
         if not significant.any():
             found[place] = _without(each, TOO_FEW)
             continue
-        reach = float(size[~significant].max())
+        critical = float(size[~significant].max())
         p = float((smallest <= share[0]).mean())
-        found[place] = _with(each, reach, p)
+        found[place] = _with(each, critical, bool(significant[0]), p)
     return found
 
 
@@ -126,8 +126,8 @@ def _share_at_least(values: Floats) -> Floats:
     return np.asarray((len(values) - np.searchsorted(ordered, values, "left")) / len(values))
 
 
-def _with(each: Evidence, critical: float, p: float) -> Association:
-    low, high = _by_permutation(each, critical)
+def _with(each: Evidence, critical: float, significant: bool, p: float) -> Association:
+    low, high = _by_permutation(each, critical, significant)
     drawn = each.resampled[np.isfinite(each.resampled)]
     if len(drawn):
         ends = np.quantile(drawn, [LEVEL / 2.0, 1.0 - LEVEL / 2.0])
@@ -135,11 +135,11 @@ def _with(each: Evidence, critical: float, p: float) -> Association:
     return Association(each.value, max(low, -1.0), min(high, 1.0), each.runs, each.clusters, p)
 
 
-def _by_permutation(each: Evidence, critical: float) -> tuple[float, float]:
+def _by_permutation(each: Evidence, critical: float, significant: bool) -> tuple[float, float]:
     """The value ± the critical value, on Fisher's scale, where a coefficient's error hardly depends on it."""
     value, tested = each.value, float(each.permuted[0])
     size = abs(value)
-    if abs(tested) > critical and tested * value > 0:
+    if significant and tested * value > 0:
         # The critical value holds for the coefficient of the cells; this is its share of that of the runs.
         reach = critical * size / abs(tested)
     else:

@@ -65,8 +65,9 @@ def generalization_link(frames: Frames) -> pd.DataFrame:
     Columns: :data:`LINK_COLUMNS`; each coefficient has ``_low`` and ``_high``, and each axis with more
     than one value has its ``granulated_AXIS``. Intervals allow for runs that share an optimizer or a
     condition, and for the number of measures: if no measure had a link to the gap, one coefficient would
-    show one or more with at most 5 % probability (:func:`~sharpbench.report.evidence.intervals`). ``p_COEFFICIENT`` is the p-value
-    corrected in the same way, ``reason_COEFFICIENT`` says why there is no interval.
+    show one or more with at most 5 % probability (:func:`~sharpbench.report.evidence.intervals`).
+    ``p_COEFFICIENT`` is the p-value corrected in the same way, ``reason_COEFFICIENT`` says why there is no
+    interval.
 
     Only finished runs take part. Rows are in the order of gaps and measures; a measure with fewer than
     three runs, or the same value in all of them, is left out, unless the reason is that values are

@@ -71,8 +71,8 @@ def measured_values(frames: Frames, name: str) -> MeasuredValues:
     interval or, without a finite one around it, from value ± 1.96 standard errors. If neither is finite
     and wider than zero, the value is a bound of unknown distance, and is left out.
     """
-    rows = frames.measures[frames.measures["measure"] == name].set_index("run_id")
-    rows = rows.reindex(frames.done["run_id"])
+    done = frames.done
+    rows = frames.measures[frames.measures["measure"] == name].set_index("run_id").reindex(done["run_id"])
     value, error, low, high = (
         rows[column].to_numpy(dtype="float64") for column in ("value", "std_error", "ci_low", "ci_high")
     )
