@@ -7,18 +7,19 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup, escape
 
 from .columns import METRICS, describe_measure
-from .display import DASH, count, interval, p_value, signed
+from .display import count
 from .figures import Drawing
 from .frames import Frames
+from .html_table import HtmlCell, HtmlTable, sort_key
 from .leaderboard import LEADERBOARD_COLUMNS
 from .link import GAPS, LINK_COLUMNS
+from .link_table import link_table
 from .strip import scale_of, strip
 from .sweeps import sweep_warning
 from .tables import baseline_of, board_cells, is_first
@@ -26,34 +27,11 @@ from .tables import baseline_of, board_cells, is_first
 # More different values than this are counted, not listed.
 FEW_VALUES = 3
 NOT_A_SETTING = ("process", "started")
-RUNS_HELP = (
-    "finished runs that take part; ~ of these, how many did not reach the precision (their error is part of "
-    "the intervals); − how many more are left out, because they have the measure only as a bound"
-)
 SEEDS_HELP = (
     "each dot a finished run, the bar their mean, the line its 95 % t-interval; each cross at the left a run "
     "that diverged"
 )
 NAMES_NOT_NUMBERS = ("rank", "optimizer", "n_done")
-
-
-@dataclass(frozen=True)
-class HtmlCell:
-    """One cell: what is shown, what it is sorted by (empty: last), its look, and what hovering says."""
-
-    content: str
-    sort: str = ""
-    look: str = ""
-    help: str = ""
-
-
-@dataclass(frozen=True)
-class HtmlTable:
-    """A table of the page. ``heads``: (text, explanation, look)."""
-
-    title: str
-    heads: Sequence[tuple[str, str, str]]
-    rows: Sequence[Sequence[HtmlCell]]
 
 
 def render_page(
@@ -85,7 +63,7 @@ def render_page(
         figures=[(d.title, d.caption, _embedded(d)) for d in drawings],
         n_measures=int(link.groupby("gap").size().max()) if len(link) else 0,
         n_uncertain=int(link["unconverged"].sum() + link["left_out"].sum()) if len(link) else 0,
-        links=[_link_table(gap, link[link["gap"] == gap]) for gap in GAPS if (link["gap"] == gap).any()],
+        links=[link_table(gap, link[link["gap"] == gap]) for gap in GAPS if (link["gap"] == gap).any()],
         lost=frames.runs[frames.runs["status"] != "done"].to_dict("records"),
         remarks=[p for p in frames.problems if p.partition(":")[0] not in set(frames.runs["status"])],
         measures=[
@@ -145,14 +123,6 @@ def _embedded(drawing: Drawing) -> Markup:
     return Markup(f'<img src="{source}" alt="{escape(text)}">')
 
 
-def _sort_key(value: object) -> str:
-    """A number for sorting, or nothing; text sorts by itself."""
-    if isinstance(value, str):
-        return value
-    number = math.nan if value is None or value is pd.NA else float(value)  # type: ignore[arg-type]
-    return f"{number:.12g}" if math.isfinite(number) else ""
-
-
 def _board_table(condition: object, rows: pd.DataFrame, frames: Frames, board: pd.DataFrame) -> HtmlTable:
     """The leaderboard of one condition, with a small picture of the runs beside the accuracy."""
     cells = board_cells(board)
@@ -179,7 +149,7 @@ def _board_table(condition: object, rows: pd.DataFrame, frames: Frames, board: p
         line = [
             HtmlCell(
                 cell.text(row),
-                _sort_key(row[cell.column]),
+                sort_key(row[cell.column]),
                 "name"
                 if cell.column == "optimizer"
                 else ""
@@ -193,7 +163,7 @@ def _board_table(condition: object, rows: pd.DataFrame, frames: Frames, board: p
             place,
             HtmlCell(
                 strip(own, scale, reference, int(row["n_diverged"])) if scale else "",
-                _sort_key(row["test_accuracy"]),
+                sort_key(row["test_accuracy"]),
                 "picture",
             ),
         )
@@ -209,59 +179,3 @@ def _board_table(condition: object, rows: pd.DataFrame, frames: Frames, board: p
 
 def _measure_help(name: str) -> str:
     return f"{describe_measure(name).meaning}; mean over finished seeds ± standard error"
-
-
-def _link_table(gap: str, rows: pd.DataFrame) -> HtmlTable:
-    """All coefficients of one gap; those whose interval leaves out zero are bold."""
-    axes = [
-        name.removeprefix("granulated_")
-        for name in rows.columns
-        if name.startswith("granulated_") and not name.endswith(("_low", "_high"))
-    ]
-    coefficients = {
-        "within": "Kendall τ within",
-        "kendall": "Kendall τ",
-        "spearman": "Spearman ρ",
-        "pearson": "Pearson r",
-        "granulated": "Ψ (mean)",
-    } | {f"granulated_{axis}": f"ψ {axis}" for axis in axes}
-    heads = [("Measure", LINK_COLUMNS["measure"], ""), ("Runs", RUNS_HELP, "")]
-    for name, title in coefficients.items():
-        axis = name.removeprefix("granulated_")
-        heads.append(
-            (title, LINK_COLUMNS.get(name, f"granulated Kendall ψ: pairs that differ only in {axis}"), "")
-        )
-    table = []
-    for _, row in rows.iterrows():
-        line = [
-            HtmlCell(describe_measure(row["measure"]).title, row["measure"], "name"),
-            HtmlCell(link_runs_text(row), str(row["runs"]), "number"),
-        ]
-        line += [_link_cell(row, name) for name in coefficients]
-        table.append(line)
-    return HtmlTable(GAPS[gap], heads, table)
-
-
-def link_runs_text(row: pd.Series) -> str:
-    """How many runs take part; ``~`` those whose error is large, ``−`` those left out.
-
-    >>> link_runs_text(pd.Series({"runs": 30, "unconverged": 4, "left_out": 6}))
-    '30 ~4 −6'
-    """
-    text = str(row["runs"])
-    text += f" ~{row['unconverged']}" if row["unconverged"] else ""
-    return text + (f" −{row['left_out']}" if row["left_out"] else "")
-
-
-def _link_cell(row: pd.Series, name: str) -> HtmlCell:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    span = interval(low, high)
-    linked = low > 0 or high < 0
-    reason, p = row[f"reason_{name}"], row[f"p_{name}"]
-    note = f"corrected p {p_value(p)}" if span != DASH else reason if isinstance(reason, str) else ""
-    return HtmlCell(
-        signed(row[name]) + ("" if span == DASH else f" {span}"),
-        _sort_key(row[name]),
-        "number linked" if linked else "number",
-        note,
-    )
