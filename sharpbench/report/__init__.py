@@ -11,7 +11,7 @@ from .association import kendall as kendall
 from .association import kendall_within as kendall_within
 from .association import pearson as pearson
 from .association import spearman as spearman
-from .bootstrap import Association as Association
+from .evidence import Association as Association
 from .figures import draw_figures as draw_figures
 from .frames import Frames as Frames
 from .frames import collect as collect

@@ -1,88 +1,55 @@
-"""Resampling whole configurations: the draws, as counts, and the interval they give.
+"""Resampling optimizers and conditions: how far a coefficient would move with others of them.
 
-Runs of one configuration (same optimizer, same condition, other seeds) are not independent evidence, so
-configurations are drawn with replacement. No resample is ever written out: a draw is a vector of counts
-per configuration, and each statistic has an exact form in those counts.
+Runs that share an optimizer or a condition are not independent evidence. The pigeonhole bootstrap
+(Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2)) therefore draws optimizers with
+replacement, and conditions with replacement: a run counts as often as its optimizer was drawn times as
+often as its condition was drawn. No resample is ever written out, since each statistic has an exact form
+in those counts.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import must_be
-
 Floats = NDArray[np.float64]
+Codes = NDArray[np.intp]
 
 # Enough to place the ends of a 95 % interval to about a hundredth of the coefficient.
 DRAWS = 1000
 SEED = 0
-# With fewer configurations a bootstrap has too few distinct draws to speak of 95 %.
-FEWEST_CLUSTERS = 5
+# Weights of some draws, for all runs: what fits the cache.
+DRAWS_BYTES = 2**20
 
 
-@dataclass(frozen=True)
-class Association:
-    """A coefficient in [-1, 1] and its 95 % interval; nan where it can't be computed."""
+def cluster_counts(first: int, second: int = 1) -> Floats:
+    """Weights of the cells of a grid, ``(1 + DRAWS, first · second)``; row 0 is the data as they are.
 
-    value: float
-    low: float
-    high: float
-    runs: int
-    clusters: int
+    The weight of cell (i, j) is how often level i of the first factor was drawn times how often level j
+    of the second was drawn. A factor with one level is not resampled.
 
-    @property
-    def shows_a_link(self) -> bool:
-        """The interval exists and leaves out zero."""
-        return self.low > 0 or self.high < 0
-
-
-def columns_of(x: Sequence[float], y: Sequence[float], clusters: Sequence[Hashable]) -> tuple[Floats, Floats]:
-    """Both as arrays. Raises InvalidInput unless all three are equally long."""
-    if not len(x) == len(y) == len(clusters):
-        raise must_be("x, y and clusters", "equally long", (len(x), len(y), len(clusters)))
-    return np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-
-
-def codes_of(values: Sequence[Hashable]) -> NDArray[np.intp]:
-    """0, 1, 2 … in order of first appearance."""
-    index: dict[Hashable, int] = {}
-    return np.array([index.setdefault(value, len(index)) for value in values], dtype=np.intp)
-
-
-def cluster_count(codes: NDArray[np.intp]) -> int:
-    """How many different codes there are."""
-    return int(codes.max()) + 1 if len(codes) else 0
-
-
-@lru_cache(maxsize=4)
-def draws(clusters: int) -> Floats:
-    """Row 0: the data as they are. Rows 1 … DRAWS: how often each cluster was drawn."""
-    if clusters == 0:
-        return np.ones((1, 0))
+    >>> cluster_counts(3, 2).shape, cluster_counts(3, 2)[0].tolist()
+    ((1001, 6), [1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    """
     generator = np.random.default_rng(SEED)
-    drawn = generator.multinomial(clusters, np.full(clusters, 1.0 / clusters), size=DRAWS)
-    return np.vstack([np.ones((1, clusters)), drawn.astype(np.float64)])
+    one, other = (_counts(size, generator) for size in (first, second))
+    return np.asarray((one[:, :, None] * other[:, None, :]).reshape(1 + DRAWS, first * second))
 
 
-def summarise_draws(values: Floats, runs: int, clusters: int) -> Association:
-    """Value from the data, percentile interval from the draws in which the statistic exists."""
-    point = float(values[0]) if np.isfinite(values[0]) else math.nan
-    usable = values[1:][np.isfinite(values[1:])]
-    if clusters < FEWEST_CLUSTERS or math.isnan(point) or len(usable) < DRAWS // 2:
-        return Association(point, math.nan, math.nan, runs, clusters)
-    low, high = np.percentile(usable, [2.5, 97.5])
-    if low == high:
-        # Every pair agrees, in every draw: that is all the data can say, not a certainty of zero width.
-        return Association(point, math.nan, math.nan, runs, clusters)
-    return Association(point, float(low), float(high), runs, clusters)
+def _counts(size: int, generator: np.random.Generator) -> Floats:
+    drawn = generator.multinomial(size, np.full(size, 1.0 / size), size=DRAWS)
+    return np.vstack([np.ones((1, size)), drawn.astype(np.float64)])
 
 
 def quadratic(counts: Floats, matrix: Floats) -> Floats:
     """The form w' M w for every row w of counts: a sum over the pairs of runs of a resample."""
     return np.asarray(((counts @ matrix) * counts).sum(axis=1))
+
+
+def by_draws(statistic: Callable[[Floats], Floats], codes: Codes, counts: Floats) -> Floats:
+    """The statistic of each draw's weights, some draws at a time: all at once would leave the cache."""
+    few = max(1, DRAWS_BYTES // (8 * max(1, len(codes))))
+    parts = [statistic(counts[first : first + few][:, codes]) for first in range(0, len(counts), few)]
+    return np.concatenate(parts)

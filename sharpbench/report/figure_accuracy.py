@@ -1,4 +1,4 @@
-"""Test accuracy of every optimizer in every condition: each seed a dot, mean and t-interval."""
+"""Test accuracy of every optimizer in every condition: each seed a dot or a cross, mean and t-interval."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from .statistics import mean_interval
 REACH = 0.8
 # Within a row of height 1: the interval lies this far below the middle, dots up to so far above.
 BELOW, ABOVE = 0.17, 0.36
+# Between two crosses of diverged runs, as a share of the width.
+CROSS_STEP = 0.035
 
 
 def accuracy_figure(frames: Frames, board: pd.DataFrame) -> Figure:
@@ -31,6 +33,7 @@ def accuracy_figure(frames: Frames, board: pd.DataFrame) -> Figure:
     for place, (axis, condition) in enumerate(zip(axes, conditions, strict=True)):
         done = frames.done[frames.done["condition"] == condition]
         _panel(axis, done, order, styles, frames.plan.baseline)
+        _crosses(axis, _diverged(frames, condition), order, styles)
         axis.set_title(titles[condition])
         if place + columns >= len(conditions):
             axis.set_xlabel("test accuracy (%)")
@@ -40,9 +43,45 @@ def accuracy_figure(frames: Frames, board: pd.DataFrame) -> Figure:
 
 
 def overall_order(board: pd.DataFrame) -> list[str]:
-    """Optimizers by mean rank over the conditions; those never finished come last, in plan order."""
-    ranks = board.groupby("optimizer", sort=False)["rank"].mean()
+    """Optimizers by mean rank over the conditions; those never finished come last, in plan order.
+
+    Where all runs of an optimizer diverged, it has the last place of that condition.
+    """
+    places = board["rank"].astype("float64")
+    last = board.groupby("condition", sort=False)["optimizer"].transform("size").astype("float64")
+    places = places.where(places.notna() | (board["n_diverged"] == 0), last)
+    ranks = places.groupby(board["optimizer"], sort=False).mean()
     return [str(name) for name in ranks.astype("float64").fillna(np.inf).sort_values(kind="stable").index]
+
+
+def _diverged(frames: Frames, condition: str) -> pd.DataFrame:
+    runs = frames.runs
+    return runs[(runs["condition"] == condition) & (runs["status"] == "diverged")]
+
+
+def _crosses(axis: Axes, lost: pd.DataFrame, order: list[str], styles: dict[str, Look]) -> None:
+    """Diverged runs, below any accuracy: side by side left of all that has one."""
+    if not len(lost):
+        return
+    low, high = axis.get_xlim()
+    step = CROSS_STEP * (high - low)
+    places = lost.groupby("optimizer", sort=False).cumcount()
+    rows = {name: place for place, name in enumerate(order)}
+    axis.scatter(
+        low - step * (0.5 + places),
+        [rows[name] for name in lost["optimizer"]],
+        s=16,
+        marker="x",
+        c=[styles[name].colour for name in lost["optimizer"]],
+        linewidth=1.1,
+        zorder=3,
+    )
+    axis.axvline(low, color=INK, alpha=0.25, linewidth=0.6, zorder=0)
+    left = low - step * (float(places.max()) + 1.2)
+    # No numbers under the crosses: a diverged run has no accuracy.
+    axis.set_xticks([tick for tick in axis.get_xticks() if low <= tick <= high])
+    axis.set_xlim(left, high)
+    axis.hlines(np.arange(len(order)) + 0.5, left, low, color=INK, alpha=0.1, linewidth=0.6, zorder=0)
 
 
 def _panel(

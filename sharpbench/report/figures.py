@@ -11,6 +11,7 @@ from .figure_accuracy import accuracy_figure
 from .figure_density import density_figure
 from .figure_link import link_figure, linked_measures
 from .frames import Frames
+from .link import generalization_link
 
 FIGURE_NAMES = ("accuracy", "sharpness-gap", "spectral-density")
 # An SVG holds every mark; beyond so many runs a picture is smaller, and quicker to open.
@@ -27,8 +28,12 @@ class Drawing:
     image: Image
 
 
-def draw_figures(frames: Frames, board: pd.DataFrame) -> list[Drawing]:
-    """Accuracy, sharpness against gap, spectral densities. The same frames give the same bytes."""
+def draw_figures(frames: Frames, board: pd.DataFrame, link: pd.DataFrame | None = None) -> list[Drawing]:
+    """Accuracy, sharpness against gap, spectral densities. The same frames give the same bytes.
+
+    ``link`` is the table of :func:`~sharpbench.report.link.generalization_link`; it is computed if absent.
+    """
+    link = generalization_link(frames) if link is None else link
     vector = len(frames.done) <= MOST_RUNS_AS_VECTOR
     drawings = []
     if len(frames.done):
@@ -36,19 +41,22 @@ def draw_figures(frames: Frames, board: pd.DataFrame) -> list[Drawing]:
             Drawing(
                 FIGURE_NAMES[0],
                 "Test accuracy",
-                "Each dot is a run; the diamond is the mean and the line its 95 % t-interval over seeds "
-                "(an arrow: the interval goes on). The dashed line is the mean of the baseline.",
+                "Each dot is a finished run; the diamond is their mean and the line its 95 % t-interval over "
+                "seeds (an arrow: the interval goes on). Each cross left of the line is a run that diverged. "
+                "The dashed line is the mean of the baseline's finished runs. Best mean rank on top.",
                 render_figure(lambda: accuracy_figure(frames, board), vector),
             )
         )
-    if linked_measures(frames):
+    if linked_measures(link):
         drawings.append(
             Drawing(
                 FIGURE_NAMES[1],
                 "Sharpness against generalization gap",
-                "Each dot is a finished run. τ is Kendall's rank correlation, within: over pairs of runs in "
-                "the same condition, all: over all pairs; with 95 % bootstrap intervals over configurations.",
-                render_figure(lambda: link_figure(frames), vector),
+                "Each dot is a finished run; a line through it is the 95 % interval of a value that "
+                "did not reach its precision. τ is Kendall's rank correlation, within: over pairs of runs in "
+                "the same condition, all: over all pairs. Its 95 % intervals allow for runs that share an "
+                "optimizer or a condition, and are corrected for the number of measures.",
+                render_figure(lambda: link_figure(frames, link), vector),
             )
         )
     if len(frames.densities):

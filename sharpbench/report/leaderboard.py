@@ -1,8 +1,11 @@
 """The leaderboard: one row per condition and optimizer, with everything needed to judge it.
 
-Accuracies and their differences are in percent (points); sharpness columns are means over seeds.
-Differences are paired by seed within a condition, and Holm's correction runs over all comparisons
-with the baseline in the report.
+Accuracies and their differences are in percent (points). A diverged run is a result, and the worst one:
+optimizers are ranked by their median run with diverged runs below all others. Means, intervals, paired
+differences and sharpness need numbers and are over finished runs only, so that beside each of them stands
+how many runs diverged, and a difference that divergences contradict is not called a finding. Differences
+are paired by seed within a condition, and Holm's correction runs over all comparisons with the baseline in
+the report.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ from .statistics import (
     detectable_difference,
     holm,
     mean_interval,
+    median_with_failures,
     paired_difference,
 )
+from .sweeps import swept_parameters
 
 ALPHA = 0.05
 POWER = 0.8
@@ -31,25 +36,37 @@ POWER = 0.8
 LEADERBOARD_COLUMNS = {
     "condition": "the values of the condition axes",
     "optimizer": "label of the optimizer",
-    "rank": "place by mean test accuracy among the optimizers with a finished run; ties share a place. "
-    "A rank is not a finding: see the verdict",
+    "swept": "the parameters in whose values alone this row differs from other rows of its optimizer; the "
+    "best of such rows is chosen on the test data",
+    "rank": "place by the median run's test accuracy, a diverged run counting as worse than any finished "
+    "one (where the median run diverged: by the share that diverged), among the optimizers with a finished "
+    "run; ties share a place. A rank is not a finding: see the verdict",
     "n_planned": "runs planned",
     **{f"n_{status}": f"runs {status}" for status in STATUSES},
-    "test_accuracy": "mean test accuracy of the finished runs, percent",
-    "test_accuracy_half_width": "half the width of its 95 % t-interval over seeds, percent",
-    "test_accuracy_median": "median, percent",
+    "divergence_rate": "diverged runs as a share of those that diverged or finished",
+    "median_with_failures": "test accuracy of the median run, diverged runs counting as worse than any "
+    "finished one, percent; -inf where the median run diverged",
+    "test_accuracy": "mean test accuracy of the finished runs, percent; diverged runs have none, so that the "
+    "mean says nothing about them",
+    "test_accuracy_half_width": "half the width of its 95 % t-interval over finished seeds, percent",
+    "test_accuracy_median": "median of the finished runs alone, percent",
     "difference": "mean of (this − baseline) over the seeds both finished, percentage points",
     "difference_low": "lower end of its 95 % paired t-interval (not adjusted for multiplicity)",
     "difference_high": "upper end",
     "n_pairs": "seeds compared",
+    "n_only_this_diverged": "seeds at which this diverged and the baseline finished: losses that the "
+    "difference does not hold",
+    "n_only_baseline_diverged": "seeds at which the baseline diverged and this finished: wins that it does "
+    "not hold",
     "p": "two-sided p-value of the paired t-test",
     "p_holm": "p after Holm's correction over all comparisons with the baseline in this report",
     "effect_size": "Hedges' g: difference in standard deviations of the paired differences, "
     "corrected for few seeds",
     "detectable": "the smallest true difference that these seeds would show four times in five at the "
     "corrected level, percentage points",
-    "verdict": "better / worse: significant after correction; undecided: not; untested: fewer than two "
-    "seeds in common, or all differences equal; baseline; no baseline: nothing to compare to",
+    "verdict": "better / worse: significant after correction, and not contradicted by more divergences on "
+    "the side said to be better; undecided: not; untested: fewer than two seeds in common, or all "
+    "differences equal; baseline; no baseline: nothing to compare to",
     "accuracy_gap": "mean of train accuracy − test accuracy under the same label noise, percentage points",
     "gradient_evaluations": "mean number of forward-backward passes of a finished run",
     "cost_ratio": "gradient evaluations relative to the baseline",
@@ -71,6 +88,7 @@ def leaderboard(frames: Frames) -> pd.DataFrame:
         (str(condition), str(optimizer)): runs
         for (condition, optimizer), runs in frames.runs.groupby(["condition", "optimizer"], sort=False)
     }
+    swept = swept_parameters(plan)
     rows = []
     for condition in plan.conditions:
         for optimizer in plan.optimizers:
@@ -79,7 +97,8 @@ def leaderboard(frames: Frames) -> pd.DataFrame:
             runs = cells[condition, optimizer]
             against = cells.get((condition, plan.baseline)) if plan.baseline is not None else None
             row = {axis: runs[axis].iloc[0] for axis in plan.axes}
-            row |= {"condition": condition, "optimizer": optimizer, **_own_numbers(runs, present)}
+            row |= {"condition": condition, "optimizer": optimizer, "swept": ", ".join(swept[optimizer])}
+            row |= _own_numbers(runs, present)
             if optimizer == plan.baseline:
                 row |= {"cost_ratio": 1.0 if row["n_done"] else NAN, "verdict": "baseline"}
             elif against is not None:
@@ -93,17 +112,22 @@ def leaderboard(frames: Frames) -> pd.DataFrame:
 
 def _own_numbers(runs: pd.DataFrame, measures: list[str]) -> dict[str, object]:
     done = runs[runs["status"] == "done"]
+    diverged = int((runs["status"] == "diverged").sum())
     accuracy = mean_interval(100.0 * done["test_accuracy"])
     numbers: dict[str, object] = {"n_planned": len(runs)}
     numbers |= {f"n_{status}": int((runs["status"] == status).sum()) for status in STATUSES}
     numbers |= {
+        "divergence_rate": diverged / (diverged + len(done)) if diverged + len(done) else NAN,
         "test_accuracy": accuracy.mean,
         "test_accuracy_half_width": accuracy.half_width,
         "test_accuracy_median": accuracy.median,
+        "median_with_failures": median_with_failures(100.0 * done["test_accuracy"], diverged),
         "accuracy_gap": mean_interval(100.0 * done["accuracy_gap"]).mean,
         "gradient_evaluations": mean_interval(done["gradient_evaluations"]).mean,
         "wall_seconds": mean_interval(done["wall_seconds"]).mean,
         "n_pairs": 0,
+        "n_only_this_diverged": 0,
+        "n_only_baseline_diverged": 0,
         "verdict": "untested",
     }
     for name in measures:
@@ -121,6 +145,8 @@ def _comparison(runs: pd.DataFrame, against: pd.DataFrame) -> dict[str, object]:
         "difference_low": compared.low,
         "difference_high": compared.high,
         "n_pairs": compared.n,
+        "n_only_this_diverged": _only_first_diverged(runs, against),
+        "n_only_baseline_diverged": _only_first_diverged(against, runs),
         "p": compared.p,
         "effect_size": compared.effect_size,
         # The spread, until the size of the family is known.
@@ -128,6 +154,12 @@ def _comparison(runs: pd.DataFrame, against: pd.DataFrame) -> dict[str, object]:
         "cost_ratio": cost / base if base > 0 else NAN,
         "verdict": "untested" if math.isnan(compared.p) else "undecided",
     }
+
+
+def _only_first_diverged(runs: pd.DataFrame, others: pd.DataFrame) -> int:
+    """The number of seeds at which ``runs`` diverged and ``others`` finished."""
+    diverged = set(runs.loc[runs["status"] == "diverged", "seed"])
+    return len(diverged & set(others.loc[others["status"] == "done", "seed"]))
 
 
 def paired_by_seed(runs: pd.DataFrame, against: pd.DataFrame, metric: str = "test_accuracy") -> Paired:
@@ -148,15 +180,17 @@ def _finish(board: pd.DataFrame, conditions: tuple[str, ...]) -> pd.DataFrame:
     board["p_holm"] = board["p_holm"].astype("float64")
     board.loc[family, "p_holm"] = adjusted
     significant = board["p_holm"] <= ALPHA
-    board.loc[significant & (board["difference"] > 0), "verdict"] = "better"
-    board.loc[significant & (board["difference"] < 0), "verdict"] = "worse"
+    # Who survived is selected: a higher mean of survivors is no finding for whoever diverged more often.
+    losses = board["n_only_this_diverged"] - board["n_only_baseline_diverged"]
+    board.loc[significant & (board["difference"] > 0) & (losses <= 0), "verdict"] = "better"
+    board.loc[significant & (board["difference"] < 0) & (losses >= 0), "verdict"] = "worse"
     level = ALPHA / max(1, len(adjusted))
     board["detectable"] = [
         # No spread at all says that the seeds agree, not that any difference would be seen.
         detectable_difference(std, int(n), level, POWER) if std > 0 else NAN
         for std, n in zip(board["detectable"].astype("float64"), board["n_pairs"], strict=True)
     ]
-    ranks = board.groupby("condition", sort=False)["test_accuracy"].rank(method="min", ascending=False)
+    ranks = _ranks(board)
     board["rank"] = ranks.astype("Int64")
     numeric = [name for name in board.columns if name in _FLOATS or name.endswith("_error")]
     board[numeric] = board[numeric].astype("float64")
@@ -171,8 +205,18 @@ def _finish(board: pd.DataFrame, conditions: tuple[str, ...]) -> pd.DataFrame:
     return board.iloc[order].reset_index(drop=True)
 
 
+def _ranks(board: pd.DataFrame) -> pd.Series:
+    """Places within each condition by the median run; nan for optimizers without a finished run."""
+    ranked = board[board["n_done"] > 0]
+    # Below every accuracy, so that only medians that diverged are told apart by the share that did.
+    median = ranked["median_with_failures"].astype("float64")
+    key = median.where(np.isfinite(median), -1.0 - ranked["divergence_rate"].astype("float64"))
+    found = key.groupby(ranked["condition"], sort=False).rank(method="min", ascending=False)
+    return found.reindex(board.index)
+
+
 _FLOATS = frozenset(
     name
     for name in (*LEADERBOARD_COLUMNS, *HEADLINE_MEASURES)
-    if not name.startswith("n_") and name not in ("condition", "optimizer", "rank", "verdict")
+    if not name.startswith("n_") and name not in ("condition", "optimizer", "swept", "rank", "verdict")
 )

@@ -7,43 +7,31 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup, escape
 
 from .columns import METRICS, describe_measure
-from .display import DASH, count, interval, signed
+from .display import count
 from .figures import Drawing
 from .frames import Frames
+from .html_table import HtmlCell, HtmlTable, sort_key
 from .leaderboard import LEADERBOARD_COLUMNS
 from .link import GAPS, LINK_COLUMNS
+from .link_table import link_table
 from .strip import scale_of, strip
+from .sweeps import sweep_warning
 from .tables import baseline_of, board_cells, is_first
 
 # More different values than this are counted, not listed.
 FEW_VALUES = 3
 NOT_A_SETTING = ("process", "started")
+SEEDS_HELP = (
+    "each dot a finished run, the bar their mean, the line its 95 % t-interval; each cross at the left a run "
+    "that diverged"
+)
 NAMES_NOT_NUMBERS = ("rank", "optimizer", "n_done")
-
-
-@dataclass(frozen=True)
-class HtmlCell:
-    """One cell: what is shown, what it is sorted by (empty: last), and its look."""
-
-    content: str
-    sort: str = ""
-    look: str = ""
-
-
-@dataclass(frozen=True)
-class HtmlTable:
-    """A table of the page. ``heads``: (text, explanation, look)."""
-
-    title: str
-    heads: Sequence[tuple[str, str, str]]
-    rows: Sequence[Sequence[HtmlCell]]
 
 
 def render_page(
@@ -70,8 +58,12 @@ def render_page(
         facts=_facts(frames),
         boards=[_board_table(c, rows, frames, board) for c, rows in board.groupby("condition", sort=False)],
         baseline=baseline_of(board),
+        sweeps=sweep_warning(board),
+        any_diverged=bool(len(board) and (board["n_diverged"] > 0).any()),
         figures=[(d.title, d.caption, _embedded(d)) for d in drawings],
-        links=[_link_table(gap, link[link["gap"] == gap]) for gap in GAPS if (link["gap"] == gap).any()],
+        n_measures=int(link.groupby("gap").size().max()) if len(link) else 0,
+        n_uncertain=int(link["unconverged"].sum() + link["left_out"].sum()) if len(link) else 0,
+        links=[link_table(gap, link[link["gap"] == gap]) for gap in GAPS if (link["gap"] == gap).any()],
         lost=frames.runs[frames.runs["status"] != "done"].to_dict("records"),
         remarks=[p for p in frames.problems if p.partition(":")[0] not in set(frames.runs["status"])],
         measures=[
@@ -131,14 +123,6 @@ def _embedded(drawing: Drawing) -> Markup:
     return Markup(f'<img src="{source}" alt="{escape(text)}">')
 
 
-def _sort_key(value: object) -> str:
-    """A number for sorting, or nothing; text sorts by itself."""
-    if isinstance(value, str):
-        return value
-    number = math.nan if value is None or value is pd.NA else float(value)  # type: ignore[arg-type]
-    return f"{number:.12g}" if math.isfinite(number) else ""
-
-
 def _board_table(condition: object, rows: pd.DataFrame, frames: Frames, board: pd.DataFrame) -> HtmlTable:
     """The leaderboard of one condition, with a small picture of the runs beside the accuracy."""
     cells = board_cells(board)
@@ -152,13 +136,20 @@ def _board_table(condition: object, rows: pd.DataFrame, frames: Frames, board: p
         for cell in cells
     ]
     place = [cell.column for cell in cells].index("test_accuracy") + 1
-    heads.insert(place, ("Seeds", "each dot a run, the bar the mean, the line its 95 % t-interval", "plain"))
+    heads.insert(
+        place,
+        (
+            "Seeds",
+            SEEDS_HELP,
+            "plain",
+        ),
+    )
     table = []
     for _, row in rows.iterrows():
         line = [
             HtmlCell(
                 cell.text(row),
-                _sort_key(row[cell.column]),
+                sort_key(row[cell.column]),
                 "name"
                 if cell.column == "optimizer"
                 else ""
@@ -171,7 +162,9 @@ def _board_table(condition: object, rows: pd.DataFrame, frames: Frames, board: p
         line.insert(
             place,
             HtmlCell(
-                strip(own, scale, reference) if scale else "", _sort_key(row["test_accuracy"]), "picture"
+                strip(own, scale, reference, int(row["n_diverged"])) if scale else "",
+                sort_key(row["test_accuracy"]),
+                "picture",
             ),
         )
         difference = [cell.column for cell in cells].index("difference") + 1
@@ -185,41 +178,4 @@ def _board_table(condition: object, rows: pd.DataFrame, frames: Frames, board: p
 
 
 def _measure_help(name: str) -> str:
-    return f"{describe_measure(name).meaning}; mean over seeds ± standard error"
-
-
-def _link_table(gap: str, rows: pd.DataFrame) -> HtmlTable:
-    """All coefficients of one gap; those whose interval leaves out zero are bold."""
-    axes = [
-        name.removeprefix("granulated_")
-        for name in rows.columns
-        if name.startswith("granulated_") and not name.endswith(("_low", "_high"))
-    ]
-    coefficients = {
-        "within": "Kendall τ within",
-        "kendall": "Kendall τ",
-        "spearman": "Spearman ρ",
-        "pearson": "Pearson r",
-        "granulated": "Ψ (mean)",
-    } | {f"granulated_{axis}": f"ψ {axis}" for axis in axes}
-    heads = [("Measure", LINK_COLUMNS["measure"], ""), ("Runs", LINK_COLUMNS["runs"], "")]
-    for name, title in coefficients.items():
-        axis = name.removeprefix("granulated_")
-        heads.append(
-            (title, LINK_COLUMNS.get(name, f"granulated Kendall ψ: pairs that differ only in {axis}"), "")
-        )
-    table = []
-    for _, row in rows.iterrows():
-        line = [
-            HtmlCell(describe_measure(row["measure"]).title, row["measure"], "name"),
-            HtmlCell(str(row["runs"]), str(row["runs"]), "number"),
-        ]
-        for name in coefficients:
-            low, high = row[f"{name}_low"], row[f"{name}_high"]
-            span = interval(low, high)
-            text = signed(row[name]) + ("" if span == DASH else f" {span}")
-            line.append(
-                HtmlCell(text, _sort_key(row[name]), "number linked" if low > 0 or high < 0 else "number")
-            )
-        table.append(line)
-    return HtmlTable(GAPS[gap], heads, table)
+    return f"{describe_measure(name).meaning}; mean over finished seeds ± standard error"

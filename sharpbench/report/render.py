@@ -58,7 +58,7 @@ def render(out: Path, destination: Path | None = None) -> Report:
     board = leaderboard(frames)
     link = generalization_link(frames)
     sentences = summarise(frames, board, link)
-    drawings = draw_figures(frames, board)
+    drawings = draw_figures(frames, board, link)
     target = Path(out) / "report" if destination is None else Path(destination)
     for drawing in drawings:
         with atomic_path(target / "figures" / f"{drawing.name}.png") as temporary:

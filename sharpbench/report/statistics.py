@@ -94,6 +94,24 @@ def mean_interval(values: Iterable[float], confidence: float = 0.95) -> Interval
     return Interval(n, mean, std, mean - half, mean + half, float(np.median(sample)))
 
 
+def median_with_failures(values: Iterable[float], failures: int) -> float:
+    """The median of the values and of ``failures`` runs that are worse than any value.
+
+    -inf where the median run failed (for an even number: where one of the two in the middle did); nan
+    without values and failures. Non-finite values are left out.
+
+    >>> median_with_failures([97.0, 98.0, 99.0], 0), median_with_failures([97.0, 98.0, 99.0], 1)
+    (98.0, 97.5)
+    >>> median_with_failures([97.0, 98.0], 3)
+    -inf
+    """
+    ordered: list[float] = [-math.inf] * failures + sorted(_finite(values).tolist())
+    if not ordered:
+        return NAN
+    lower, upper = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    return lower if math.isinf(lower) else (lower + upper) / 2.0
+
+
 def paired_difference(
     treatment: Sequence[float], reference: Sequence[float], confidence: float = 0.95
 ) -> Paired:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from .statistics import mean_interval
 
 WIDTH, HEIGHT, MARGIN = 132.0, 18.0, 5.0
+MOST_CROSSES = 5
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,21 @@ def scale_of(percent: pd.Series) -> Scale:
     return Scale(low - room, high + room)
 
 
-def strip(percent: pd.Series, scale: Scale, baseline: float) -> Markup:
-    """The picture of one row; ``baseline`` (nan: none) is a thin line. Only numbers go in, none to escape."""
+def strip(percent: pd.Series, scale: Scale, baseline: float, diverged: int = 0) -> Markup:
+    """The picture of one row; ``baseline`` (nan: none) is a thin line, diverged runs are crosses at the left.
+
+    Only numbers go in, none to escape.
+    """
     values = [value for value in percent if math.isfinite(value)]
-    if not values:
+    if not values and not diverged:
         return Markup("")
     found = mean_interval(values)
     middle = HEIGHT / 2
     parts = []
+    # Side by side as far as the picture goes: the table says how many there are.
+    for place in range(min(diverged, MOST_CROSSES)):
+        x = MARGIN - 2 + 6 * place
+        parts.append(f'<path class="lost" d="M{x:.0f} {middle - 2.5}l5 5m0 -5l-5 5"/>')
     if math.isfinite(baseline):
         x = scale.at(baseline)
         parts.append(f'<path class="base" d="M{x:.1f} 0V{HEIGHT:.0f}"/>')
@@ -53,8 +61,9 @@ def strip(percent: pd.Series, scale: Scale, baseline: float) -> Markup:
             f'<path class="bar" d="M{scale.at(found.low):.1f} {middle}H{scale.at(found.high):.1f}"/>'
         )
     parts += [f'<circle cx="{scale.at(value):.1f}" cy="{middle}" r="2.2"/>' for value in values]
-    x = scale.at(found.mean)
-    parts.append(f'<path class="mean" d="M{x:.1f} {middle - 5}V{middle + 5}"/>')
+    if values:
+        x = scale.at(found.mean)
+        parts.append(f'<path class="mean" d="M{x:.1f} {middle - 5}V{middle + 5}"/>')
     return Markup(
         f'<svg class="strip" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" width="{WIDTH:.0f}" '
         f'height="{HEIGHT:.0f}" aria-hidden="true">{"".join(parts)}</svg>'

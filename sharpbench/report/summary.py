@@ -12,6 +12,8 @@ from .display import count, fixed, listing, p_value, signed
 from .frames import Frames
 from .leaderboard import ALPHA
 from .plan import Plan
+from .sweeps import sweep_warning
+from .tables import median_text
 
 # So many conditions are named one by one; more are counted.
 FEW = 3
@@ -23,9 +25,11 @@ def summarise(frames: Frames, board: pd.DataFrame, link: pd.DataFrame) -> list[s
     sentences = [_finished(frames)]
     if not len(frames.done):
         return [*sentences, "There is nothing to compare yet."]
+    sentences += _diverged(board)
     sentences += _findings(board, plan)
     sentences += _limits(board, plan)
     sentences += _costs(board, plan)
+    sentences += [f"{warning}." for warning in [sweep_warning(board)] if warning]
     sentences += _links(link, plan)
     return sentences
 
@@ -39,6 +43,21 @@ def _finished(frames: Frames) -> str:
     return text + (f" ({', '.join(others)})." if others else ".")
 
 
+def _diverged(board: pd.DataFrame) -> list[str]:
+    """Which optimizers diverged, and how often: their means are those of survivors."""
+    counts = board.groupby("optimizer", sort=False)[["n_diverged", "n_done"]].sum()
+    lost = counts[counts["n_diverged"] > 0].sort_values("n_diverged", ascending=False, kind="stable")
+    if not len(lost):
+        return []
+    named = [
+        f"{name} in {row['n_diverged']} of {count(int(row.sum()), 'run')}" for name, row in lost.iterrows()
+    ]
+    return [
+        f"Diverged: {listing(named)}. These runs count as the worst in medians and ranks; means and "
+        "differences are over the runs that finished."
+    ]
+
+
 def _findings(board: pd.DataFrame, plan: Plan) -> list[str]:
     """Condition by condition: which optimizers differ from the baseline. Empty-handed ones together."""
     sentences, quiet = [], []
@@ -49,7 +68,8 @@ def _findings(board: pd.DataFrame, plan: Plan) -> list[str]:
             sentences.append(f"No run has finished {where}.")
             continue
         top = ranked.iloc[0]
-        leader = f"{top['optimizer']} {where} ({fixed(top['test_accuracy'])} %)"
+        unit = " %" if math.isfinite(top["median_with_failures"]) else ""
+        leader = f"{top['optimizer']} {where} ({median_text(top)}{unit})"
         found = _found(rows, plan)
         if not found:
             quiet.append((where, leader))
@@ -60,14 +80,14 @@ def _findings(board: pd.DataFrame, plan: Plan) -> list[str]:
         sentences.append(f"{where[0].upper()}{where[1:]}, {'; '.join(found)} after correction{rest}.")
     tops = listing([leader for _, leader in quiet])
     if quiet and plan.baseline is None:
-        sentences.append(f"Without a baseline no difference is tested. Highest means: {tops}.")
+        sentences.append(f"Without a baseline no difference is tested. Highest medians: {tops}.")
     elif quiet:
         places = listing([where for where, _ in quiet])
         if len(quiet) > FEW:
             places = f"in {len(quiet)} of {count(len(plan.conditions), 'condition')}"
         text = f"No optimizer can be told from {plan.baseline} {places} after correction."
         if len(quiet) <= FEW:
-            text += f" The highest mean there (no finding): {tops}."
+            text += f" The highest median there (no finding): {tops}."
         sentences.append(text)
     return sentences
 
@@ -124,24 +144,29 @@ def _costs(board: pd.DataFrame, plan: Plan) -> list[str]:
 def _links(link: pd.DataFrame, plan: Plan) -> list[str]:
     """Which measures go with the accuracy gap, and whether they still do along the single axes."""
     rows = link[(link["gap"] == "accuracy_gap") & ~link["measure"].isin(NOT_SHARPNESS)]
-    known = rows[rows["within_low"].notna()]
     if not len(rows):
         return ["Too few runs have sharpness measures to link them to generalization."]
+    return [_link_sentence(rows, plan), *_uncertain(rows)]
+
+
+def _link_sentence(rows: pd.DataFrame, plan: Plan) -> str:
+    known = rows[rows["within_low"].notna()]
     if not len(known):
-        return [
-            "Too few configurations have finished to give the link between sharpness and the gap an interval."
-        ]
+        return (
+            "Too few optimizers and conditions have finished (or too few values are more than bounds) to "
+            "give the link between sharpness and the gap an interval."
+        )
     inside = "within conditions " if len(plan.conditions) > 1 else ""
     linked = known[(known["within_low"] > 0) | (known["within_high"] < 0)]
     if not len(linked):
-        return [f"No sharpness measure shows a rank correlation with the gap {inside}(all intervals hold 0)."]
+        return f"No sharpness measure shows a rank correlation with the gap {inside}(all intervals hold 0)."
     strongest = linked.sort_values("within", key=abs, ascending=False, kind="stable").iloc[0]
     best: dict[Any, Any] = strongest.to_dict()
     show = "show" if len(linked) > 1 else "shows"
     span = f"{signed(best['within_low'])} to {signed(best['within_high'])}"
     text = (
         f"{len(linked)} of {count(len(known), 'sharpness measure')} {show} a rank correlation with the "
-        f"accuracy gap {inside}(intervals not corrected for their number); the strongest is "
+        f"accuracy gap {inside}(after correction for the number of measures); the strongest is "
         f"{describe_measure(best['measure']).title} "
         f"(Kendall τ = {signed(best['within'])}, 95 % interval {span})."
     )
@@ -149,4 +174,16 @@ def _links(link: pd.DataFrame, plan: Plan) -> list[str]:
         text += f" Over all runs together it is τ = {signed(best['kendall'])}"
         opposite = best["kendall"] * best["within"] < 0
         text += ", the opposite, because the conditions shift both numbers." if opposite else "."
-    return [text + " A correlation is not a cause."]
+    return text + " A correlation is not a cause."
+
+
+def _uncertain(rows: pd.DataFrame) -> list[str]:
+    """Which measures have runs that took no part in the link."""
+    lost = rows[rows["left_out"] > 0]
+    if not len(lost):
+        return []
+    named = [
+        f"{describe_measure(row['measure']).title} in {row['left_out']} of {row['left_out'] + row['runs']}"
+        for _, row in lost.iterrows()
+    ]
+    return [f"Left out of the link, because the value is only a bound: {listing(named)} runs."]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from .columns import HEADLINE_MEASURES, describe_measure
 from .display import DASH, fixed, interval, measured, p_value, plus_minus, signed
+from .sweeps import sweep_warning
 
 TERMINAL_WIDTH = 110
 # The terminal has room for three; Markdown and the page show all.
@@ -33,15 +35,32 @@ class Cell:
 
 
 def runs_text(row: pd.Series) -> str:
-    """How many of the planned runs are done, and what became of the others.
+    """How many of the planned runs are done, and what became of the others; the rate at which they diverge.
 
-    >>> runs_text(pd.Series({"n_done": 2, "n_planned": 3, "n_diverged": 1, "n_failed": 0,
-    ...                      "n_missing": 0, "n_damaged": 0}))
-    '2/3 †1'
+    >>> counts = {"n_done": 2, "n_planned": 3, "n_diverged": 1, "n_failed": 0, "n_missing": 0, "n_damaged": 0}
+    >>> runs_text(pd.Series(counts | {"divergence_rate": 1 / 3}, dtype=object))
+    '2/3 †1 (33 %)'
     """
     lost = row["n_failed"] + row["n_damaged"]
     text = f"{row['n_done']}/{row['n_planned']}"
-    return text + (f" †{row['n_diverged']}" if row["n_diverged"] else "") + (f" ✗{lost}" if lost else "")
+    if row["n_diverged"]:
+        text += f" †{row['n_diverged']} ({100.0 * row['divergence_rate']:.0f} %)"
+    return text + (f" ✗{lost}" if lost else "")
+
+
+def median_text(row: pd.Series) -> str:
+    """The median with diverged runs as the worst ones.
+
+    >>> median_text(pd.Series({"median_with_failures": -math.inf}))
+    'diverged'
+    """
+    return "diverged" if row["median_with_failures"] == -math.inf else fixed(row["median_with_failures"])
+
+
+def mean_text(row: pd.Series) -> str:
+    """Mean and interval of the finished runs; † where others diverged."""
+    text = plus_minus(row["test_accuracy"], row["test_accuracy_half_width"])
+    return f"{text} †" if row["n_diverged"] and row["n_done"] else text
 
 
 def rank_text(row: pd.Series) -> str:
@@ -50,10 +69,13 @@ def rank_text(row: pd.Series) -> str:
 
 
 def difference_text(row: pd.Series) -> str:
-    """Difference to the baseline with its interval; an arrow where it is significant."""
+    """Difference to the baseline with its interval; an arrow where it is significant, † where it leaves out
+    seeds at which one of the two diverged.
+    """
     if row["verdict"] in ("baseline", "no baseline") or pd.isna(row["difference"]):
         return "baseline" if row["verdict"] == "baseline" else DASH
-    mark = MARKS.get(row["verdict"], "")
+    lost = row["n_only_this_diverged"] + row["n_only_baseline_diverged"]
+    mark = MARKS.get(row["verdict"], "") + ("†" if lost else "")
     span = interval(row["difference_low"], row["difference_high"])
     return f"{signed(row['difference'])}{'' if span == DASH else f' {span}'}{f' {mark}' if mark else ''}"
 
@@ -66,8 +88,8 @@ def measures_in(board: pd.DataFrame) -> list[str]:
 def to_rich(board: pd.DataFrame) -> list[Table]:
     """One table per condition, at most 110 columns wide: no number is ever cut.
 
-    The best mean of a column is bold (accuracy: highest; sharpness: smallest); a green ▲ or red ▼ marks
-    a difference to the baseline that stands after Holm's correction. As many sharpness columns are
+    The best of a column is bold (accuracy: highest median; sharpness: smallest mean); a green ▲ or red ▼
+    marks a difference to the baseline that stands after Holm's correction. As many sharpness columns are
     shown as fit.
     """
     shown = [name for name in TERMINAL_MEASURES if name in board.columns]
@@ -77,6 +99,9 @@ def to_rich(board: pd.DataFrame) -> list[Table]:
             _terminal_table(str(condition), rows, board, shown)
             for condition, rows in board.groupby("condition", sort=False)
         ]
+        if tables and sweep_warning(board):
+            # Once, under the last one: it concerns them all.
+            tables[-1].caption = Text(f"{_legend(board)} {sweep_warning(board)}.")
         widest = max((ruler.measure(table).maximum for table in tables), default=0)
         if widest <= TERMINAL_WIDTH or not shown:
             return tables
@@ -97,7 +122,8 @@ def _terminal_table(condition: str, rows: pd.DataFrame, board: pd.DataFrame, sho
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("optimizer", no_wrap=True, overflow="ellipsis", max_width=20)
     table.add_column("runs", no_wrap=True)
-    table.add_column("test acc. % ↑", justify="right", no_wrap=True)
+    table.add_column("median % ↑", justify="right", no_wrap=True)
+    table.add_column("mean test %", justify="right", no_wrap=True)
     table.add_column(
         Text(f"Δ {baseline}" if baseline else "Δ"), no_wrap=True, overflow="ellipsis", max_width=26
     )
@@ -112,7 +138,8 @@ def _terminal_table(condition: str, rows: pd.DataFrame, board: pd.DataFrame, sho
             Text(rank_text(row)),
             Text(row["optimizer"], style=first),
             Text(runs_text(row)),
-            Text(plus_minus(row["test_accuracy"], row["test_accuracy_half_width"]), style=first),
+            Text(median_text(row), style=first),
+            Text(mean_text(row)),
             Text(difference_text(row), style=COLOURS.get(row["verdict"], "")),
             Text(p_value(row["p_holm"])),
             Text(DASH if pd.isna(row["cost_ratio"]) else f"{fixed(row['cost_ratio'], 1)}×"),
@@ -128,7 +155,7 @@ def _terminal_table(condition: str, rows: pd.DataFrame, board: pd.DataFrame, sho
 
 
 def is_first(row: pd.Series) -> bool:
-    """Whether the row has the highest mean accuracy of its condition."""
+    """Whether the row has the highest median accuracy of its condition."""
     return not pd.isna(row["rank"]) and bool(row["rank"] == 1)
 
 
@@ -156,7 +183,9 @@ def to_markdown(board: pd.DataFrame, title: str) -> str:
                 texts[1] = f"**{texts[1]}**"
             lines.append("| " + " | ".join(texts) + " |")
         lines.append("")
-    return "\n".join([*lines, _markdown(_legend(board)), ""])
+    warning = sweep_warning(board)
+    legend = [_markdown(_legend(board)), *(["", _markdown(f"Not tuned: {warning}.")] if warning else [])]
+    return "\n".join([*lines, *legend, ""])
 
 
 def to_csv(board: pd.DataFrame) -> str:
@@ -171,17 +200,13 @@ def board_cells(board: pd.DataFrame) -> list[Cell]:
         Cell("#", "rank", rank_text),
         Cell("Optimizer", "optimizer", lambda row: str(row["optimizer"])),
         Cell("Runs", "n_done", runs_text),
-        Cell(
-            "Test accuracy (%)",
-            "test_accuracy",
-            lambda row: plus_minus(row["test_accuracy"], row["test_accuracy_half_width"]),
-        ),
+        Cell("Median accuracy (%)", "median_with_failures", median_text),
+        Cell("Mean of finished (%)", "test_accuracy", mean_text),
         Cell(f"Δ {baseline} (points)" if baseline else "Δ", "difference", difference_text),
         Cell("p (Holm)", "p_holm", lambda row: p_value(row["p_holm"])),
         Cell("Gradients", "gradient_evaluations", _cost_text),
         *(_measure_cell(name) for name in measures_in(board)),
         Cell("Gap (points)", "accuracy_gap", lambda row: fixed(row["accuracy_gap"])),
-        Cell("Median (%)", "test_accuracy_median", lambda row: fixed(row["test_accuracy_median"])),
         Cell("Effect g", "effect_size", lambda row: signed(row["effect_size"], 1)),
     ]
 
@@ -205,11 +230,16 @@ def baseline_of(board: pd.DataFrame) -> str:
 
 def _legend(board: pd.DataFrame) -> str:
     baseline = baseline_of(board)
-    parts = ["± 95 % t-interval over seeds (sharpness: ± 1 standard error)"]
+    parts = [
+        "ranked by the median test accuracy",
+        "± 95 % t-interval over seeds (sharpness: ± 1 standard error)",
+    ]
     if baseline:
         parts.append(f"Δ paired by seed against {baseline}; p after Holm, ▲ ▼ p ≤ 0.05")
     if (board["n_diverged"] > 0).any():
-        parts.append("† diverged")
+        parts.append(
+            "† diverged, the worst in the median; means, differences and sharpness are of finished runs"
+        )
     if ((board["n_failed"] + board["n_damaged"]) > 0).any():
         parts.append("✗ failed or damaged")
     return "; ".join(parts) + "."

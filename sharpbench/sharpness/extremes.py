@@ -47,6 +47,9 @@ def random_start_bound(diagonal: Array, couplings: Array, dimension: int, failur
     else:
         start = float(diagonal[0])
     width = max(float(np.abs(couplings).max()), 1e-12 * abs(start))
+    if _christoffel_sum(start, diagonal, couplings, limit) >= limit:
+        # The Ritz value itself has less weight than an eigenvalue can be expected to have: a rare start.
+        return np.inf
     low, step = start, 1e-3 * width
     while _christoffel_sum(low + step, diagonal, couplings, limit) < limit:
         low, step = low + step, 2 * step

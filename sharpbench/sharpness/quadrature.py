@@ -18,6 +18,8 @@ from .spectrum import SpectralFunction
 # A Ritz pair counts as an eigenvalue once its residual is this small beside it: its vector is then
 # contaminated by at most about the square of that.
 KNOWN_RESIDUAL = 0.05
+# Rules whose bulks differ in weight by more have moved an outlier into the bulk, or out of it.
+SAME_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,11 @@ class ChainQuadrature:
             candidates = possible_rules(longer, outward, nodes[0] - slack - low, nodes[-1] + slack + high)
             candidates.append(gauss)
             zero = rule_with_node(longer, outward, 0.0)
-            near = [] if zero is None else [zero, *rules_near_zero(longer, outward, zero)]
-            outside = len(gauss.nodes) - len(bulk.nodes)
-            spread = _bulks(candidates, -below, above, outside, d - len(known))
-            around = _bulks(near, -below, above, outside, d - len(known))
+            near = [] if zero is None else rules_near_zero(longer, outward, zero)
+            share = float(bulk.weights.sum())
+            spread = _bulks(candidates, -below, above, share, d - len(known))
+            at_zero = _bulks([] if zero is None else [zero], -below, above, share, d - len(known))
+            around = at_zero and at_zero + _bulks(near, -below, above, share, d - len(known))
         support = (
             -max(below if np.isfinite(below) else low, low),
             max(above if np.isfinite(above) else high, high),
@@ -207,12 +210,12 @@ def _within(rule: Rule, low: float, high: float) -> Rule | None:
     return Rule(rule.nodes[kept], rule.weights[kept]) if kept.any() else None
 
 
-def _bulks(rules: list[Rule], low: float, high: float, outside: int, mass: float) -> list[Rule]:
-    """The bulks of those rules with as many nodes ``outside`` as the Gauss rule, each of the same mass."""
+def _bulks(rules: list[Rule], low: float, high: float, share: float, mass: float) -> list[Rule]:
+    """The bulks of those rules that have as much weight there as the Gauss rule, scaled to the same mass."""
     found = []
     for rule in rules:
         bulk = _within(rule, low, high)
-        if bulk is not None and len(rule.nodes) - len(bulk.nodes) == outside:
+        if bulk is not None and abs(float(bulk.weights.sum()) - share) <= SAME_SHARE * share:
             found.append(_scaled(bulk, mass))
     return found
 

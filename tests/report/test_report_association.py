@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sharpbench.errors import InvalidInput
-from sharpbench.report import association
 from sharpbench.report.association import kendall, kendall_within, pearson, spearman
 from sharpbench.report.granulated import granulated_kendall
+from sharpbench.report.layout import Layout
+from sharpbench.report.numbers import linear_evidence, pearson_scores, spearman_scores
+from sharpbench.report.rank_pairs import kendall_evidence
+from sharpbench.report.sample import Sample
 
 # Few distinct values: ties are the hard part.
 tied = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=15)
@@ -42,9 +45,16 @@ def test_each_draw_is_the_statistic_of_that_resample(pairs: list[tuple[int, int]
     long_x, long_y = np.repeat(x, repeat), np.repeat(y, repeat)
     if len(set(long_x)) < 2 or len(set(long_y)) < 2:
         return
-    forms = (association._kendall, association._spearman, association._pearson)
+    layout = Layout(codes, (3, 1), np.arange(3)[None, :])
+    layout.__dict__["weights"] = np.vstack([np.ones((1, 3)), counts])
+    sample = Sample(x, y, layout, np.arange(len(x)))
+    forms = (
+        kendall_evidence(sample),
+        linear_evidence(sample, spearman_scores),
+        linear_evidence(sample, pearson_scores),
+    )
     for form, (_, theirs) in zip(forms, PEERS, strict=True):
-        assert form(x, y, codes, counts)[0] == pytest.approx(theirs(long_x, long_y)[0], abs=1e-9)
+        assert form.resampled[0] == pytest.approx(theirs(long_x, long_y)[0], abs=1e-9)
 
 
 def test_intervals_hold_the_value_and_widen_with_clustering() -> None:
@@ -80,8 +90,11 @@ def test_too_few_or_equal_values_have_no_interval() -> None:
     assert math.isnan(four.low)
     assert not four.shows_a_link
     assert math.isnan(kendall([1.0], [2.0], "a").value)
-    # All pairs agree in every draw: not an interval of width zero.
-    assert math.isnan(kendall(range(8), range(8), range(8)).low)
+    assert four.reason.startswith("too few")
+    # All pairs agree in every draw of the bootstrap: not an interval of width zero.
+    eight = kendall(range(8), range(8), range(8))
+    assert 0.1 < eight.low < 0.8
+    assert eight.high == 1.0
 
 
 def test_runs_without_a_number_are_left_out() -> None:

@@ -115,5 +115,5 @@ def test_summary_without_a_baseline_or_a_link(make_out) -> None:
     text = " ".join(report.summary)
     assert "Without a baseline no difference is tested." in text
     assert "beat" not in text
-    assert "Too few configurations" in text
+    assert "Too few optimizers and conditions" in text
     assert summarise(report.frames, report.leaderboard, report.link) == report.summary
