@@ -72,9 +72,9 @@ class PreciseLosses:
                 with all_double():
                     batch = next(iter(twin.batches))
                     with twin.session(), twin.evaluate.values_only():
-                        there = twin.evaluate.loss(batch, double=True)
+                        there = twin.evaluate.loss(batch, double=True).detach()
                 with surface.session(), surface.evaluate.values_only():
-                    here = float(surface.evaluate.loss(next(iter(surface.batches)), double=True))
+                    here = float(surface.evaluate.loss(next(iter(surface.batches)), double=True).detach())
                 close = abs(float(there) - here) <= SAME * (abs(here) + SAME)
                 same = float(close and there.dtype == torch.float64)
             except Exception as error:  # not to be run in float64: constants of another type
@@ -93,7 +93,7 @@ class PreciseLosses:
             shape = (surface.dimension, PROBES)
             signs = torch.randint(0, 2, shape, generator=generator).to(surface.device, surface.dtype) * 2 - 1
             near = surface.losses_at(2 * unit * signs * surface.point().abs()[:, None])
-            with torch.no_grad():
+            with surface.evaluate.values_only():
                 outputs = surface.model(batch.inputs)
             size = abs(self.own)
             if isinstance(outputs, Tensor) and outputs.is_floating_point():

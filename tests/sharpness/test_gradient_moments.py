@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sharpbench.sharpness import LossSurface, gradient_moments, pac_bayes
+from sharpbench.sharpness import LossDependsOnBatches, LossSurface, gradient_moments, pac_bayes
 
 
 def _data() -> tuple[nn.Module, Tensor, Tensor]:
@@ -31,10 +31,16 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("batch_size", [None, 7])
-def test_other_means_are_undefined(name: str, batch_size: int | None) -> None:
+@pytest.mark.parametrize("batched", [False, True])
+def test_other_means_are_undefined(name: str, batched: bool) -> None:
     model, inputs, labels = _data()
-    surface = LossSurface(model, LOSSES[name], (inputs, labels), batch_size=batch_size)
+    if batched:
+        with pytest.warns(LossDependsOnBatches):
+            surface = LossSurface(
+                model, LOSSES[name], list(zip(inputs.split(7), labels.split(7), strict=True))
+            )
+    else:
+        surface = LossSurface(model, LOSSES[name], (inputs, labels))
     for row in gradient_moments(surface):
         assert math.isnan(row.value)
         assert math.isnan(row.std_error)
