@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInput, must_be
 from .batches import Batch
+from .functions import cheap_functions
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -32,7 +33,9 @@ class Evaluator:
 
     def loss(self, batch: Batch, *, double: bool = False) -> Tensor:
         """The scalar loss of one batch; with ``double``, reduced in float64 where that can be."""
-        return self.loss_of(self.model(batch.inputs), batch.targets, double=double)
+        with cheap_functions():
+            outputs = self.model(batch.inputs)
+        return self.loss_of(outputs, batch.targets, double=double)
 
     def loss_of(self, outputs: Any, targets: Any, *, double: bool = False) -> Tensor:
         """The scalar loss of given outputs.
@@ -49,7 +52,8 @@ class Evaluator:
                     raise
                 self._double_outputs = False
         if loss is None:
-            loss = self.loss_fn(outputs, targets)
+            with cheap_functions():
+                loss = self.loss_fn(outputs, targets)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise must_be("loss_fn", "a scalar mean over the batch", got, 'is it reduction="none"?')

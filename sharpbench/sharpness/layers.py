@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
 
 from .convolution import convolve, is_plain_convolution
+from .functions import functions_replaced
 from .normalization import is_foldable, normalize
 
 # How the layers are evaluated; each form gives the same function, the last at the least cost.
@@ -26,7 +27,8 @@ def layers_as(model: nn.Module, form: LayerForm) -> Iterator[None]:
             if forward is not None:
                 vars(module)["forward"] = forward
                 patched.append(module)
-        yield
+        with nullcontext() if form == "own" else functions_replaced():
+            yield
     finally:
         for module in patched:
             vars(module).pop("forward", None)
