@@ -131,10 +131,10 @@ def adopt_form(surface: LossSurface) -> LayerForm:
     for form in forms[:-1]:
         try:
             same = (_product_as(surface, batch, probe, form) - plain).norm() <= limit * plain.norm()
-        except RuntimeError as error:  # a view of activations that wants them in NCHW order
-            if out_of_memory(error):
+        except Exception as error:  # e.g. a view of activations that wants them in NCHW order
+            if isinstance(error, RuntimeError) and out_of_memory(error):
                 raise
-            continue
+            continue  # a form that fails in any way is not used; the layers' own was fine just now
         if bool(same):
             return form
     return "own"

@@ -73,7 +73,7 @@ def _dense(matrix: Tensor) -> Tensor:
 
 @cache
 def _linear() -> Any:
-    """oneDNN's linear layer of dense tensors; ``None`` where it is missing or no faster."""
+    """OneDNN's linear layer of dense tensors; ``None`` where it is missing or no faster."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():
         return None
     if not torch.backends.mkldnn.is_available():
@@ -81,7 +81,9 @@ def _linear() -> Any:
     linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     try:
         a = torch.ones(2, 3)
-        found = linear.binary(a, torch.ones(2, 2), a, None, "add") + linear.default(a, a, None, "none", [], "")
+        found = linear.binary(a, torch.ones(2, 2), a, None, "add") + linear.default(
+            a, a, None, "none", [], ""
+        )
     except (AttributeError, RuntimeError, TypeError):  # another version of torch has another signature
         return None
     return linear if bool((found == 7.0).all()) else None

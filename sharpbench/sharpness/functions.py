@@ -57,14 +57,15 @@ class CheapFunctions(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         options = kwargs or {}
-        replacement = _REPLACEMENTS.get(func)
         # Subclasses of tensors may mean something else by the same function.
-        if replacement is not None and not types and torch.is_grad_enabled():
+        plain = torch.is_grad_enabled() and all(kind in (Tensor, torch.nn.Parameter) for kind in types)
+        replacement = _REPLACEMENTS.get(func) if plain else None
+        if replacement is not None:
             found = replacement(*args, **options)
             if found is not None:
                 return found
-        body = _BODIES.get(func)
-        if body is not None and not types:
+        body = _BODIES.get(func) if plain else None
+        if body is not None:
             with self:  # the calls inside pass here too
                 return body(*args, **options)
         return func(*args, **options)
@@ -185,7 +186,9 @@ _REPLACEMENTS: dict[Any, Callable[..., Tensor | None]] = {
 def _body(function: Any) -> Any:
     """The function without its question whether somebody wants to replace it as a whole."""
     unasked = {**function.__globals__, "has_torch_function": lambda _: False}
-    body = FunctionType(function.__code__, unasked, function.__name__, function.__defaults__, function.__closure__)
+    body = FunctionType(
+        function.__code__, unasked, function.__name__, function.__defaults__, function.__closure__
+    )
     body.__kwdefaults__ = function.__kwdefaults__
     return body
 

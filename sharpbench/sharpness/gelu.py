@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+
+from .last_derivative import last_derivative
 
 _derivative = torch.ops.aten.gelu_backward
 
@@ -54,7 +55,7 @@ class _GeluGradient(Function):
         return slope * first
 
     @staticmethod
-    @once_differentiable
+    @last_derivative
     def backward(ctx: Any, by_x: Tensor) -> Any:
         first, second = ctx.saved_tensors
         return by_x * first, by_x * second, None, None

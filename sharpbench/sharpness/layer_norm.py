@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+
+from .last_derivative import last_derivative
 
 _gradient = torch.ops.aten.native_layer_norm_backward
 
@@ -85,13 +86,13 @@ class _LayerNormGradient(Function):
         return _gradient(slope, x, shape, mean, inverse, weight, bias, wanted)
 
     @staticmethod
-    @once_differentiable
+    @last_derivative
     def backward(ctx: Any, by_x: Tensor | None, by_w: Tensor | None, by_b: Tensor | None) -> Any:
         """With ``u = by_x``, ``g = w slope``, the derivative of ``<u, P(g)> + <by_w, gw> + <by_b, gb>``:
 
-            by slope:  w P(u) + by_w n + by_b
-            by w:      sum slope P(u)
-            by x:      P(slope by_w - r <g n> u - r <u n> g) - r n <g P(u)>
+        by slope:  w P(u) + by_w n + by_b
+        by w:      sum slope P(u)
+        by x:      P(slope by_w - r <g n> u - r <u n> g) - r n <g P(u)>
         """
         slope, x, weight, mean, inverse, normal, pull = ctx.saved_tensors
         size = prod(ctx.shape)

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from .fast_matmul import rows_times
+from .last_derivative import last_derivative
+
+_shaped = torch.ops.aten._unsafe_view
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -28,7 +30,9 @@ class _Linear(Function):
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(inputs, weight)
-        return rows_times(_rows(inputs), weight, bias).view(*inputs.shape[:-1], len(weight))
+        shape = [*inputs.shape[:-1], len(weight)]
+        # Not a view for autograd: later operations may overwrite it, as in an in-place ReLU.
+        return _shaped(rows_times(_rows(inputs), weight, bias), shape)
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor | None) -> Any:
@@ -50,7 +54,7 @@ class _LinearGradient(Function):
         return _gradient(slope, inputs, weight, wanted)
 
     @staticmethod
-    @once_differentiable
+    @last_derivative
     def backward(ctx: Any, by_x: Tensor | None, by_w: Tensor | None, by_b: Tensor | None) -> Any:
         slope, inputs, weight = ctx.saved_tensors
         needs = ctx.needs_input_grad

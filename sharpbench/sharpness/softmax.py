@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+
+from .last_derivative import last_derivative
 
 _derivative = torch.ops.aten._softmax_backward_data
 
@@ -63,7 +64,7 @@ class _SoftmaxGradient(Function):
         return _derivative(slope, p, dim, p.dtype)  # type: ignore[no-any-return]
 
     @staticmethod
-    @once_differentiable
+    @last_derivative
     def backward(ctx: Any, by_x: Tensor) -> Any:
         p, centred = ctx.saved_tensors
         to_slope = by_x * p
@@ -103,7 +104,7 @@ class _LogSoftmaxGradient(Function):
         return slope - weighted
 
     @staticmethod
-    @once_differentiable
+    @last_derivative
     def backward(ctx: Any, by_x: Tensor) -> Any:
         p, weighted = ctx.saved_tensors
         to_y = by_x * p
