@@ -34,7 +34,7 @@ def pays(tensor: Tensor, multiplications: int) -> bool:
     """
     if multiplications < _smallest.get() or tensor.dtype != torch.float32 or tensor.device.type != "cpu":
         return False
-    return torch.backends.mkldnn.enabled and _linear() is not None  # type: ignore[attr-defined]
+    return bool(torch.backends.mkldnn.enabled) and _linear() is not None
 
 
 def rows_times(a: Tensor, b: Tensor, bias: Tensor | None = None, to: Tensor | None = None) -> Tensor:
@@ -78,12 +78,12 @@ def _linear() -> Any:
         return None
     if not torch.backends.mkldnn.is_available():
         return None
-    linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    try:
-        a = torch.ones(2, 3)
-        found = linear.binary(a, torch.ones(2, 2), a, None, "add") + linear.default(
-            a, a, None, "none", [], ""
-        )
-    except (AttributeError, RuntimeError, TypeError):  # another version of torch has another signature
+    linear: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    generator = torch.Generator().manual_seed(0)
+    a, b, to = (torch.randn(*shape, generator=generator) for shape in ((64, 48), (48, 32), (64, 32)))
+    try:  # another version of torch may have another signature
+        found = linear.binary(a, to, b.t(), None, "add") + linear.default(a, b.t(), None, "none", [], "")
+    except (AttributeError, RuntimeError, TypeError):
         return None
-    return linear if bool((found == 7.0).all()) else None
+    exact = 2 * (a.double() @ b.double()) + to
+    return linear if torch.allclose(found.double(), exact, rtol=1e-4, atol=1e-4) else None

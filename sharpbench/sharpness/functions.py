@@ -1,4 +1,4 @@
-"""torch's functions in forms that are cheap to differentiate twice, put in place of its own while measuring."""
+"""Functions of torch replaced, while measuring, by forms that are cheap to differentiate twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _replacing: ContextVar[bool] = ContextVar("_replacing", default=False)
 
 @contextmanager
 def functions_replaced() -> Iterator[None]:
-    """From now on, :func:`cheap_functions` replaces."""
+    """Inside, :func:`cheap_functions` replaces torch's functions."""
     token = _replacing.set(True)
     try:
         yield
@@ -34,9 +34,10 @@ def functions_replaced() -> Iterator[None]:
 
 
 def cheap_functions() -> AbstractContextManager[Any]:
-    """Where a model or a loss is evaluated: with torch's functions replaced, if that was chosen.
+    """To evaluate a model or a loss in: torch's functions replaced, inside :func:`functions_replaced`.
 
-    Not around whole sessions, in which the caller may well compute something else.
+    Entered around each evaluation and not around a whole session, in which the caller may compute other
+    things, and in which every call from Python would pay for the override.
     """
     return CheapFunctions() if _replacing.get() else nullcontext()
 
@@ -193,5 +194,5 @@ def _body(function: Any) -> Any:
     return body
 
 
-# Written in Python of functions that are replaced.
+# Functions written in Python that call some of the functions above.
 _BODIES: dict[Any, Any] = {F.multi_head_attention_forward: _body(F.multi_head_attention_forward)}

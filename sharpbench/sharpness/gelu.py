@@ -68,7 +68,7 @@ def _second_exact(x: Tensor) -> Tensor:
 
 
 def _second_tanh(x: Tensor) -> Tensor:
-    """Of ``x (1 + t) / 2``, ``t = tanh(u)``, ``u = c (x + k x³)``: ``(1 - t²) (u' + x (u'' / 2 - t u'²))``."""
+    """``(1 - t²) (u' + x (u'' / 2 - t u'²))``: of ``x (1 + t) / 2``, ``t = tanh u``, ``u = c (x + k x³)``."""
     c, k = math.sqrt(2 / math.pi), 0.044715
     square = x * x
     t = (x * (square * k + 1)).mul_(c).tanh_()

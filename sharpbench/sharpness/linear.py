@@ -32,16 +32,16 @@ class _Linear(Function):
         ctx.save_for_backward(inputs, weight)
         shape = [*inputs.shape[:-1], len(weight)]
         # Not a view for autograd: later operations may overwrite it, as in an in-place ReLU.
-        return _shaped(rows_times(_rows(inputs), weight, bias), shape)
+        return _shaped(rows_times(_rows(inputs), weight, bias), shape)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor | None) -> Any:
         if slope is None:
             return None, None, None
-        wanted = ctx.needs_input_grad
+        inputs, weight = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return _LinearGradient.apply(slope, *ctx.saved_tensors, wanted)  # type: ignore[no-untyped-call]
-        return _gradient(slope, *ctx.saved_tensors, wanted)
+            return _LinearGradient.apply(slope, inputs, weight, ctx.needs_input_grad)  # type: ignore[no-untyped-call]
+        return _gradient(slope, inputs, weight, ctx.needs_input_grad)
 
 
 class _LinearGradient(Function):

@@ -31,41 +31,111 @@ MASK = torch.tensor([[True, False, True], [True, True, False]])
 LABELS = torch.tensor([2, -100, 0, 1])
 # Name → (function, its arguments, the name of the node that the replacement leaves in the graph)
 FORMS: dict[str, tuple[Callable[..., Tensor], Callable[[], tuple[Tensor, ...]], str]] = {
-    "layer_norm": (lambda x, w, b: F.layer_norm(x, (5,), w, b), lambda: (_leaf(2, 3, 5), _leaf(5), _leaf(5)), "LayerNorm"),
-    "layer_norm_turned": (lambda x, w, b: F.layer_norm(x, (5,), w, b), lambda: (_turned(2, 3, 5), _leaf(5), _leaf(5)), "LayerNorm"),
-    "layer_norm_no_bias": (lambda x, w: F.layer_norm(x, (5,), w, eps=0.1), lambda: (_leaf(4, 5), _leaf(5)), "LayerNorm"),
-    "layer_norm_bias_alone": (lambda x, b: F.layer_norm(x, (5,), None, b), lambda: (_leaf(4, 5), _leaf(5)), "LayerNorm"),
+    "layer_norm": (
+        lambda x, w, b: F.layer_norm(x, (5,), w, b),
+        lambda: (_leaf(2, 3, 5), _leaf(5), _leaf(5)),
+        "LayerNorm",
+    ),
+    "layer_norm_turned": (
+        lambda x, w, b: F.layer_norm(x, (5,), w, b),
+        lambda: (_turned(2, 3, 5), _leaf(5), _leaf(5)),
+        "LayerNorm",
+    ),
+    "layer_norm_no_bias": (
+        lambda x, w: F.layer_norm(x, (5,), w, eps=0.1),
+        lambda: (_leaf(4, 5), _leaf(5)),
+        "LayerNorm",
+    ),
+    "layer_norm_bias_alone": (
+        lambda x, b: F.layer_norm(x, (5,), None, b),
+        lambda: (_leaf(4, 5), _leaf(5)),
+        "LayerNorm",
+    ),
     "layer_norm_plain": (lambda x: F.layer_norm(x, (5,)), lambda: (_leaf(4, 5),), "LayerNorm"),
-    "layer_norm_frozen": (lambda x: F.layer_norm(x, (5,), torch.arange(5.0).double()), lambda: (_leaf(4, 5),), "LayerNorm"),
-    "layer_norm_of_data": (lambda w, b: F.layer_norm(torch.arange(10.0).double().view(2, 5).sin(), (5,), w, b), lambda: (_leaf(5), _leaf(5)), "LayerNorm"),
-    "layer_norm_images": (lambda x, w, b: F.layer_norm(x, (2, 3), w, b), lambda: (_leaf(3, 2, 3), _leaf(2, 3), _leaf(2, 3)), "LayerNorm"),
-    "torch_layer_norm": (lambda x, w: torch.layer_norm(x, (4,), w), lambda: (_leaf(3, 4), _leaf(4)), "LayerNorm"),
+    "layer_norm_frozen": (
+        lambda x: F.layer_norm(x, (5,), torch.arange(5.0).double()),
+        lambda: (_leaf(4, 5),),
+        "LayerNorm",
+    ),
+    "layer_norm_of_data": (
+        lambda w, b: F.layer_norm(torch.arange(10.0).double().view(2, 5).sin(), (5,), w, b),
+        lambda: (_leaf(5), _leaf(5)),
+        "LayerNorm",
+    ),
+    "layer_norm_images": (
+        lambda x, w, b: F.layer_norm(x, (2, 3), w, b),
+        lambda: (_leaf(3, 2, 3), _leaf(2, 3), _leaf(2, 3)),
+        "LayerNorm",
+    ),
+    "torch_layer_norm": (
+        lambda x, w: torch.layer_norm(x, (4,), w),
+        lambda: (_leaf(3, 4), _leaf(4)),
+        "LayerNorm",
+    ),
     "gelu": (lambda x: F.gelu(3 * x), lambda: (_leaf(4, 5),), "Gelu"),
     "gelu_tanh": (lambda x: F.gelu(3 * x, approximate="tanh"), lambda: (_turned(4, 5),), "Gelu"),
     "softmax": (lambda x: F.softmax(x, dim=-1), lambda: (_leaf(2, 3, 4),), "Softmax"),
     "softmax_turned": (lambda x: torch.softmax(x, 1), lambda: (_turned(2, 3, 4),), "Softmax"),
-    "softmax_masked": (lambda x: x.masked_fill(~MASK, -torch.inf).softmax(-1), lambda: (_leaf(2, 2, 3),), "Softmax"),
+    "softmax_masked": (
+        lambda x: x.masked_fill(~MASK, -torch.inf).softmax(-1),
+        lambda: (_leaf(2, 2, 3),),
+        "Softmax",
+    ),
     "log_softmax": (lambda x: F.log_softmax(x, -1), lambda: (_leaf(3, 4),), "LogSoftmax"),
     "log_softmax_method": (lambda x: x.log_softmax(dim=0), lambda: (_leaf(3, 4),), "LogSoftmax"),
     "torch_log_softmax": (lambda x: torch.log_softmax(x, 1), lambda: (_turned(3, 4),), "LogSoftmax"),
     "cross_entropy": (lambda x: F.cross_entropy(x, LABELS), lambda: (_leaf(4, 3),), "LogSoftmax"),
-    "cross_entropy_weights": (lambda x: F.cross_entropy(x, LABELS, torch.arange(1.0, 4).double(), reduction="none"), lambda: (_leaf(4, 3),), "LogSoftmax"),
-    "cross_entropy_sequences": (lambda x: F.cross_entropy(x, torch.tensor([[0, 1], [2, 0]])), lambda: (_leaf(2, 3, 2),), "LogSoftmax"),
-    "attention": (F.scaled_dot_product_attention, lambda: (_leaf(2, 3, 4), _leaf(2, 5, 4), _leaf(2, 5, 6)), "Softmax"),
-    "attention_causal": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.7), lambda: (_leaf(2, 1, 3, 4), _turned(2, 1, 3, 4), _leaf(2, 1, 3, 2)), "Softmax"),
-    "attention_causal_wide": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), lambda: (_leaf(2, 3, 4), _leaf(2, 5, 4), _leaf(2, 5, 2)), "Softmax"),
-    "attention_booleans": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=MASK), lambda: (_leaf(1, 2, 4), _leaf(1, 3, 4), _leaf(1, 3, 2)), "Softmax"),
-    "attention_numbers": (lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m), lambda: (_leaf(1, 2, 4), _leaf(1, 3, 4), _leaf(1, 3, 2), _leaf(2, 3)), "Softmax"),
-}  # fmt: skip
+    "cross_entropy_weights": (
+        lambda x: F.cross_entropy(x, LABELS, torch.arange(1.0, 4).double(), reduction="none"),
+        lambda: (_leaf(4, 3),),
+        "LogSoftmax",
+    ),
+    "cross_entropy_sequences": (
+        lambda x: F.cross_entropy(x, torch.tensor([[0, 1], [2, 0]])),
+        lambda: (_leaf(2, 3, 2),),
+        "LogSoftmax",
+    ),
+    "attention": (
+        F.scaled_dot_product_attention,
+        lambda: (_leaf(2, 3, 4), _leaf(2, 5, 4), _leaf(2, 5, 6)),
+        "Softmax",
+    ),
+    "attention_causal": (
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.7),
+        lambda: (_leaf(2, 1, 3, 4), _turned(2, 1, 3, 4), _leaf(2, 1, 3, 2)),
+        "Softmax",
+    ),
+    "attention_causal_wide": (
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+        lambda: (_leaf(2, 3, 4), _leaf(2, 5, 4), _leaf(2, 5, 2)),
+        "Softmax",
+    ),
+    "attention_booleans": (
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=MASK),
+        lambda: (_leaf(1, 2, 4), _leaf(1, 3, 4), _leaf(1, 3, 2)),
+        "Softmax",
+    ),
+    "attention_numbers": (
+        lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m),
+        lambda: (_leaf(1, 2, 4), _leaf(1, 3, 4), _leaf(1, 3, 2), _leaf(2, 3)),
+        "Softmax",
+    ),
+}
 LINEAR: dict[str, tuple[Callable[..., Tensor], Callable[[], tuple[Tensor, ...]]]] = {
     "rows": (linear, lambda: (_leaf(3, 4), _leaf(2, 4), _leaf(2))),
     "texts": (linear, lambda: (_leaf(2, 3, 4), _leaf(2, 4), _leaf(2))),
     "no_bias": (linear, lambda: (_turned(2, 3, 4), _leaf(5, 4))),
-    "of_data": (lambda w, b: linear(torch.arange(8.0).double().view(2, 4), w, b), lambda: (_leaf(3, 4), _leaf(3))),
+    "of_data": (
+        lambda w, b: linear(torch.arange(8.0).double().view(2, 4), w, b),
+        lambda: (_leaf(3, 4), _leaf(3)),
+    ),
     "frozen": (lambda x: linear(x, torch.arange(8.0).double().view(2, 4)), lambda: (_leaf(3, 4),)),
-    "bias_alone": (lambda b: linear(torch.ones(3, 4).double(), torch.ones(2, 4).double(), b), lambda: (_leaf(2),)),
+    "bias_alone": (
+        lambda b: linear(torch.ones(3, 4).double(), torch.ones(2, 4).double(), b),
+        lambda: (_leaf(2),),
+    ),
     "one_row": (linear, lambda: (_leaf(1, 4), _turned(2, 4), _leaf(2))),
-}  # fmt: skip
+}
 
 
 def _nodes(tensor: Tensor) -> set[str]:
