@@ -1,4 +1,4 @@
-"""Layers: convolutions and BatchNorm in a form that is cheap to differentiate twice, while measuring."""
+"""Layers and functions in a form that is cheap to differentiate twice, while measuring."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LayerForm = Literal["own", "cheap", "channels_last"]
 
 @contextmanager
 def layers_as(model: nn.Module, form: LayerForm) -> Iterator[None]:
-    """Evaluate the model's layers in this form inside; ``"own"`` changes nothing."""
+    """Evaluate the layers of the model, and the functions it calls, in this form; ``"own"`` changes nothing."""
     patched = []
     try:
         for module in model.modules() if form != "own" else ():
@@ -35,7 +35,9 @@ def layers_as(model: nn.Module, form: LayerForm) -> Iterator[None]:
 
 
 def possible_forms(model: nn.Module) -> list[LayerForm]:
-    """The forms that differ on this model, cheapest first.
+    """The forms in which convolutions and BatchNorm of this model differ, cheapest first.
+
+    What functions the model calls is seen only when it is evaluated.
 
     >>> possible_forms(nn.Linear(1, 1)), possible_forms(nn.Conv2d(1, 1, 1))
     (['own'], ['channels_last', 'cheap', 'own'])

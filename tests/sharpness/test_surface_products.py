@@ -153,7 +153,9 @@ def test_a_block_equals_its_columns_and_counts_them() -> None:
     vectors = torch.randn(surface.dimension, 4, dtype=torch.float64)
     block = surface.hvp(vectors)
     assert surface.hvps == 4
-    assert torch.equal(block, torch.stack([surface.hvp(v) for v in vectors.T], dim=1))
+    columns = torch.stack([surface.hvp(v) for v in vectors.T], dim=1)
+    # The last of the block comes from a recorded line, whose fused sums of products may round otherwise.
+    torch.testing.assert_close(block, columns, rtol=1e-13, atol=1e-15)
 
 
 def test_kept_graph_survives_losses_elsewhere_and_not_a_change_of_weights() -> None:
