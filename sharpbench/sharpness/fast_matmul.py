@@ -18,12 +18,17 @@ _smallest: ContextVar[int] = ContextVar("_smallest", default=SMALLEST)
 
 @contextmanager
 def at_any_size() -> Iterator[None]:
-    """Use the faster kernels for the smallest matrices too, so that a check on few examples sees them."""
+    """Use what pays on large tensors for the smallest too, so that a check on few examples sees it."""
     token = _smallest.set(0)
     try:
         yield
     finally:
         _smallest.reset(token)
+
+
+def is_any_size_used() -> bool:
+    """Whether :func:`at_any_size` holds."""
+    return _smallest.get() == 0
 
 
 def pays(tensor: Tensor, multiplications: int) -> bool:

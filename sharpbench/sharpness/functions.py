@@ -14,11 +14,15 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .attention import attention, is_plain_attention
-from .fast_matmul import pays
+from .fast_matmul import is_any_size_used, pays
 from .gelu import gelu
 from .layer_norm import layer_norm
 from .linear import linear
 from .softmax import log_softmax, softmax
+
+# Logits from which their softmax's logarithm gains more than a function in Python costs: classifiers of few
+# classes have fewer.
+SMALLEST_LOGITS = 2**14
 
 _replacing: ContextVar[bool] = ContextVar("_replacing", default=False)
 
@@ -85,6 +89,10 @@ def _differentiable(*tensors: Tensor | None) -> bool:
     )
 
 
+def _many_logits(logits: Tensor) -> bool:
+    return logits.numel() >= SMALLEST_LOGITS or is_any_size_used()
+
+
 # Each returns None where torch's own function has to serve.
 
 
@@ -119,6 +127,8 @@ def _gelu(input: Tensor, *, approximate: str = "none") -> Tensor | None:
 def _along(kind: Callable[[Tensor, int], Tensor]) -> Callable[..., Tensor | None]:
     def replacement(input: Tensor, dim: Any = None, dtype: Any = None) -> Tensor | None:
         if not isinstance(dim, int) or dtype is not None or not _differentiable(input) or input.ndim == 0:
+            return None
+        if kind is log_softmax and not _many_logits(input):
             return None
         return kind(input, dim)
 
@@ -163,7 +173,7 @@ def _cross_entropy(
 ) -> Tensor | None:
     if size_average is not None or reduce is not None or label_smoothing or not _differentiable(input):
         return None
-    if input.ndim < 2 or target.is_floating_point():
+    if input.ndim < 2 or target.is_floating_point() or not _many_logits(input):
         return None
     return F.nll_loss(log_softmax(input, 1), target, weight, ignore_index=ignore_index, reduction=reduction)
 

@@ -19,7 +19,7 @@ LayerForm = Literal["own", "cheap", "channels_last"]
 
 @contextmanager
 def layers_as(model: nn.Module, form: LayerForm) -> Iterator[None]:
-    """Evaluate the layers of the model, and the functions it calls, in this form; ``"own"`` changes nothing."""
+    """Evaluate the model's layers, and the functions it calls, in this form; ``"own"`` changes nothing."""
     patched = []
     try:
         for module in model.modules() if form != "own" else ():
