@@ -10,6 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from sharpbench.models.char_transformer import CharTransformer
 from sharpbench.sharpness import LossSurface
 
 RESULTS = Path(__file__).parent / "results"
@@ -45,6 +46,16 @@ def resnet18(width: int = 8, classes: int = 10) -> nn.Module:
             layers.append(Block(inputs, outputs, 2 if stage and not block else 1))
             inputs = outputs
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
+
+
+def gpt(vocabulary: int = 65, longest: int = 64, width: int = 128, depth: int = 4) -> nn.Module:
+    """A GPT of 818 176 weights, its attention written out: the fused kernels have no second derivative."""
+    return CharTransformer(longest, vocabulary, width=width, depth=depth)
+
+
+def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+    """The mean cross-entropy over all tokens of all texts."""
+    return nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten())
 
 
 @dataclass

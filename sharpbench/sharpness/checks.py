@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import InvalidInput
 from .batches import Batch
 from .differences import central_difference
+from .fast_matmul import at_any_size
 from .flat import flatten
 from .graphs import NoSecondDerivative, product
 from .isolation import isolated
@@ -116,9 +117,11 @@ def _symmetric(surface: LossSurface, batch: Batch, probe: Tensor) -> bool:
 
 def adopt_form(surface: LossSurface) -> LayerForm:
     """The cheapest form of the layers in which one random product is what it was."""
-    forms = possible_forms(surface.model)
-    if surface.formulation == "central_difference" or forms == ["own"]:
+    if surface.formulation == "central_difference":
         return "own"
+    forms = possible_forms(surface.model)
+    if forms == ["own"]:  # none of its layers has another form; the functions that it calls may have
+        forms = ["cheap", "own"]
     if surface.device.type != "cpu":  # another memory layout was measured to pay on CPU only
         forms = [form for form in forms if form != "channels_last"]
     generator = torch.Generator().manual_seed(0)
@@ -129,12 +132,10 @@ def adopt_form(surface: LossSurface) -> LayerForm:
     for form in forms[:-1]:
         try:
             same = (_product_as(surface, batch, probe, form) - plain).norm() <= limit * plain.norm()
-        except NoSecondDerivative:  # a model that differentiates in forward needs a third one
-            continue
-        except RuntimeError as error:  # a view of activations that wants them in NCHW order
-            if out_of_memory(error):
+        except Exception as error:  # e.g. a view of activations that wants them in NCHW order
+            if isinstance(error, RuntimeError) and out_of_memory(error):
                 raise
-            continue
+            continue  # a form that fails in any way is not used; the layers' own was fine just now
         if bool(same):
             return form
     return "own"
@@ -152,7 +153,7 @@ def _few(surface: LossSurface, batch: Batch) -> Batch:
 
 
 def _product_as(surface: LossSurface, batch: Batch, probe: Tensor, form: LayerForm) -> Tensor:
-    with isolated(surface.model, surface.parameters, form):
+    with isolated(surface.model, surface.parameters, form), at_any_size():
         gradient = surface.evaluate.gradient_graph(batch)
         return flatten(product(gradient, surface.parameters, surface.split(probe), False)).double()
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+
+from .last_derivative import last_derivative
 
 _CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 3, nn.Conv2d: 4, nn.Conv3d: 5}
 _derivatives = torch.ops.aten.convolution_backward
@@ -73,7 +74,7 @@ class _ConvolutionGradient(Function):
         return _derivatives(slope, inputs, weight, [weight.shape[0]], *geometry, wanted)
 
     @staticmethod
-    @once_differentiable
+    @last_derivative
     def backward(ctx: Any, by_x: Tensor | None, by_w: Tensor | None, by_b: Tensor | None) -> Any:
         slope, inputs, weight = ctx.saved_tensors
         geometry, needs = ctx.geometry, ctx.needs_input_grad

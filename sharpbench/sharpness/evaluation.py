@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import InvalidInput, must_be
 from .batches import Batch
 from .flat import whole
+from .functions import cheap_functions
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -43,7 +44,9 @@ class Evaluator:
 
     def loss(self, batch: Batch, *, double: bool = False) -> Tensor:
         """The scalar loss of one batch; with ``double``, reduced in float64 where that can be."""
-        return self.loss_of(self.model(batch.inputs), batch.targets, double=double)
+        with cheap_functions():
+            outputs = self.model(batch.inputs)
+        return self.loss_of(outputs, batch.targets, double=double)
 
     def loss_of(self, outputs: Any, targets: Any, *, double: bool = False) -> Tensor:
         """The scalar loss of given outputs.
@@ -60,7 +63,8 @@ class Evaluator:
                     raise
                 self.double_outputs = False
         if loss is None:
-            loss = self.loss_fn(outputs, targets)
+            with cheap_functions():
+                loss = self.loss_fn(outputs, targets)
         if not isinstance(loss, Tensor):
             cause = "return the loss tensor alone, without .item() and without other values"
             raise must_be("what loss_fn returns", "a scalar tensor", type(loss).__name__, cause)

@@ -21,8 +21,8 @@ def isolated(model: nn.Module, measured: Sequence[Tensor], form: LayerForm) -> I
     Restored, also when an exception passes: every module's ``training`` flag, buffer *values*, each
     parameter's ``requires_grad`` and ``grad``, and the random state of torch, numpy and Python. While
     inside: the math attention kernel (the fused ones have no second derivative), no sparse gradients of
-    embeddings (they have none either), no autocast, and convolutions and BatchNorm evaluated in the given
-    form.
+    embeddings (they have none either), no autocast, and layers and torch's functions evaluated in the
+    given form.
     """
     flags = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]

@@ -1,15 +1,16 @@
-"""Layers: convolutions and BatchNorm in a form that is cheap to differentiate twice, while measuring."""
+"""Layers and functions in a form that is cheap to differentiate twice, while measuring."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
 
 from .convolution import convolve, is_plain_convolution
+from .functions import functions_replaced
 from .normalization import is_foldable, normalize
 
 # How the layers are evaluated; each form gives the same function, the last at the least cost.
@@ -18,7 +19,7 @@ LayerForm = Literal["own", "cheap", "channels_last"]
 
 @contextmanager
 def layers_as(model: nn.Module, form: LayerForm) -> Iterator[None]:
-    """Evaluate the model's layers in this form inside; ``"own"`` changes nothing."""
+    """Evaluate the model's layers, and the functions it calls, in this form; ``"own"`` changes nothing."""
     patched = []
     try:
         for module in model.modules() if form != "own" else ():
@@ -26,14 +27,17 @@ def layers_as(model: nn.Module, form: LayerForm) -> Iterator[None]:
             if forward is not None:
                 vars(module)["forward"] = forward
                 patched.append(module)
-        yield
+        with nullcontext() if form == "own" else functions_replaced():
+            yield
     finally:
         for module in patched:
             vars(module).pop("forward", None)
 
 
 def possible_forms(model: nn.Module) -> list[LayerForm]:
-    """The forms that differ on this model, cheapest first.
+    """The forms in which convolutions and BatchNorm of this model differ, cheapest first.
+
+    What functions the model calls is seen only when it is evaluated.
 
     >>> possible_forms(nn.Linear(1, 1)), possible_forms(nn.Conv2d(1, 1, 1))
     (['own'], ['channels_last', 'cheap', 'own'])

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+
+from .last_derivative import last_derivative
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -66,7 +67,7 @@ class _AffineGradient(Function):
         )
 
     @staticmethod
-    @once_differentiable
+    @last_derivative
     def backward(ctx: Any, by_x: Tensor | None, by_w: Tensor | None, by_b: Tensor | None) -> Any:
         slope, x, weight, mean, inverse = ctx.saved_tensors
         to_slope = to_x = to_weight = None

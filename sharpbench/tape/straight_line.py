@@ -61,7 +61,7 @@ def fused(
 ) -> list[Call]:
     """``y + a @ b`` as one kernel, where the product is read nowhere else: a pass over memory less."""
     readers = Counter(v for call in calls for v in call.inputs) + Counter(outputs)
-    products = {call.result: call for call in calls if call.operator is aten.mm.default}
+    products = {call.result: call for call in calls if _is_product(call)}
     found, gone = list(calls), set()
     for i, call in enumerate(calls):
         if call.operator is not aten.add.Tensor or call.options or len(call.inputs) != 2:
@@ -71,9 +71,26 @@ def fused(
             once = product in products and product not in gone and readers[product] == 1
             if once and shapes[left] == shapes[right]:
                 gone.add(product)
-                found[i] = Call(aten.addmm.default, (other, *products[product].inputs), {}, call.results)
+                found[i] = _added(products[product], other, call.results)
                 break
     return [call for call in found if not gone.intersection(call.results)]
+
+
+def _is_product(call: Call) -> bool:
+    """A product of two matrices, by the BLAS or by oneDNN's linear layer without anything fused to it."""
+    if call.operator is aten.mm.default:
+        return True
+    plain = str(call.operator) == "mkldnn._linear_pointwise.default"
+    return plain and call.arguments[2:4] == (None, "none") and len(call.inputs) == 2
+
+
+def _added(product: Call, other: Variable, results: list[Variable | None]) -> Call:
+    """``other`` plus the product, as one call."""
+    if product.operator is aten.mm.default:
+        return Call(aten.addmm.default, (other, *product.inputs), {}, results)
+    left, right = product.inputs
+    add = torch.ops.mkldnn._linear_pointwise.binary
+    return Call(add, (left, other, right, None, "add"), {}, results)
 
 
 def _keeps_dropped(total: Call, view: Call, shapes: dict[Variable, tuple[int, ...]]) -> bool:
