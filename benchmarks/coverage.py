@@ -1,7 +1,7 @@
 """Coverage of the 95 % intervals on known spectra and on exact Hessians of seven small networks.
 
-Run: ``python benchmarks/coverage.py [--processes 2]``. Cells that ``results/coverage.csv`` already holds are not
-computed again, so the benchmark can be cut over several sessions; remove the file to begin anew.
+Run: ``python benchmarks/coverage.py [--processes 2]``. Cells that ``results/coverage.csv`` already holds
+are not computed again, so the benchmark can be cut over several sessions; remove the file to begin anew.
 """
 
 from __future__ import annotations
@@ -66,12 +66,13 @@ def cell(name: str, dimension: int, hvps: int, asked: int) -> list[dict[str, obj
     found = []
     for key, outcomes in seen.items():
         covers, converged, errors, widths = (np.array(column) for column in zip(*outcomes, strict=True))
+        known = bool(np.isfinite(errors).any())
         found.append(
             {
                 "problem": name, "dimension": len(values), "hvps": hvps, "asked": asked, "row": key,
                 "covered": int(covers.sum()), "converged": int(converged.sum()),
                 "converged_and_covered": int((covers & converged).sum()),
-                "bias_percent": round(100 * float(np.nanmean(errors)), 3) if np.isfinite(errors).any() else np.nan,
+                "bias_percent": round(100 * float(np.nanmean(errors)), 3) if known else np.nan,
                 "half_width_percent": round(100 * float(np.median(widths)), 3),
             }
         )  # fmt: skip
@@ -117,35 +118,30 @@ def write(frame: pd.DataFrame, path: Path) -> None:
     groups = frame.groupby(["kind", "dimension", "row"])
     summary = groups.agg(
         cells=("holds", "size"), hold=("holds", "sum"), lowest=("covered_percent", "min"),
-        mean=("covered_percent", "mean"), converged=("converged", "sum"), right=("converged_and_covered", "sum"),
+        mean=("covered_percent", "mean"), converged=("converged", "sum"),
+        right=("converged_and_covered", "sum"),
     ).reset_index()  # fmt: skip
     summary["converged_percent"] = (100 * summary["converged"] / (SEEDS * summary["cells"])).round(1)
     summary["right_percent"] = (100 * summary["right"] / summary["converged"]).round(1)
     summary["mean"] = summary["mean"].round(1)
     summary["dimension"] = summary["dimension"].replace(0, "1441 to 1942")
-    bias = frame[(frame["kind"] == "networks") & (frame["row"] == "log_determinant") & (frame["hvps"] == 100)]
-    biases = bias[bias["asked"] == 5][["problem", "bias_percent", "half_width_percent"]]
+    default = (frame["row"] == "log_determinant") & (frame["hvps"] == 100) & (frame["asked"] == 5)
+    biases = frame.loc[
+        default & (frame["kind"] == "networks"), ["problem", "bias_percent", "half_width_percent"]
+    ]
     failing = frame.loc[~frame["holds"], [*KEY, "row", "covered", "converged", "converged_and_covered"]]
     text = (
-        f"# Coverage of the intervals\n\n{len(frame)} cells, each a row of one problem at one budget with no or "
-        f"five eigenvalues asked for, {SEEDS} seeds. A cell holds if at least {FEWEST} intervals cover the exact "
-        f"value and at least {SHARE:.0%} of those called converged do: **{int(frame['holds'].sum())} of "
-        f"{len(frame)}** hold. Budgets: {', '.join(map(str, sorted(frame['hvps'].unique())))} products (not all "
-        "for every dimension: see the table of all cells, `coverage.csv`). `lowest` and `mean` are the share of "
-        "covered values in the worst cell and on average; `right_percent` that among the converged. "
-        "`python benchmarks/coverage.py`.\n\n"
+        f"# Coverage of the intervals\n\n{len(frame)} cells, each a row of one problem at one budget with no "
+        f"or five eigenvalues asked for, {SEEDS} seeds. A cell holds if at least {FEWEST} intervals cover the "
+        f"exact value and at least {SHARE:.0%} of those called converged do: "
+        f"**{int(frame['holds'].sum())} of {len(frame)}** hold. Budgets: "
+        f"{', '.join(map(str, sorted(frame['hvps'].unique())))} products (not all for every dimension: see the "
+        "table of all cells, `coverage.csv`). `lowest` and `mean` are the share of covered values in the worst "
+        "cell and on average; `right_percent` that among the converged. `python benchmarks/coverage.py`.\n\n"
     )
     columns = [
-        "kind",
-        "dimension",
-        "row",
-        "cells",
-        "hold",
-        "lowest",
-        "mean",
-        "converged_percent",
-        "right_percent",
-    ]
+        "kind", "dimension", "row", "cells", "hold", "lowest", "mean", "converged_percent", "right_percent"
+    ]  # fmt: skip
     text += markdown(summary[columns]) + "\n\n## Cells that do not hold\n\n"
     text += (markdown(failing) if len(failing) else "None.") + "\n\n"
     text += "## Bias of the log-determinant of the networks at 100 products\n\n" + markdown(biases) + "\n"
