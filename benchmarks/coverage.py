@@ -132,12 +132,13 @@ def write(frame: pd.DataFrame, path: Path) -> None:
     failing = frame.loc[~frame["holds"], [*KEY, "row", "covered", "converged", "converged_and_covered"]]
     text = (
         f"# Coverage of the intervals\n\n{len(frame)} cells, each a row of one problem at one budget with no "
-        f"or five eigenvalues asked for, {SEEDS} seeds. A cell holds if at least {FEWEST} intervals cover the "
-        f"exact value and at least {SHARE:.0%} of those called converged do: "
+        f"or five eigenvalues asked for, {SEEDS} seeds. A cell holds if at least {FEWEST} intervals cover "
+        f"the exact value and at least {SHARE:.0%} of those called converged do: "
         f"**{int(frame['holds'].sum())} of {len(frame)}** hold. Budgets: "
-        f"{', '.join(map(str, sorted(frame['hvps'].unique())))} products (not all for every dimension: see the "
-        "table of all cells, `coverage.csv`). `lowest` and `mean` are the share of covered values in the worst "
-        "cell and on average; `right_percent` that among the converged. `python benchmarks/coverage.py`.\n\n"
+        f"{', '.join(map(str, sorted(frame['hvps'].unique())))} products (not all for every dimension: "
+        "see the table of all cells, `coverage.csv`). `lowest` and `mean` are the share of covered values in "
+        "the worst cell and on average; `right_percent` that among the converged. "
+        "`python benchmarks/coverage.py`.\n\n"
     )
     columns = [
         "kind", "dimension", "row", "cells", "hold", "lowest", "mean", "converged_percent", "right_percent"

@@ -177,10 +177,11 @@ class ChainQuadrature:
     def smoothed(self, kernel: Callable[[Array], Array]) -> tuple[Array, Array]:
         """``sum_i k(t, lambda_i)`` at many t as the mean over the rules, and its standard error.
 
-        A quarter of the range over the rules is taken for a standard deviation of the bias.
+        Half the distance to the further extreme of the rules is taken for a standard deviation of the bias.
         """
+        rules = self.rules or (_scaled(self.gauss, self.dimension - len(self.known)),)
         settled = kernel(self.known).sum(1) if len(self.known) else 0.0
-        found = np.stack([kernel(rule.nodes) @ rule.weights for rule in self.rules or (self.gauss,)])
+        found = np.stack([kernel(rule.nodes) @ rule.weights for rule in rules])
         chance = 2 * kernel(self.gauss.nodes) ** 2 @ np.maximum(self.gauss.weights, 1.0)
         value = found.mean(0)
         bias = np.maximum(found.max(0) - value, value - found.min(0)) / 2
