@@ -178,9 +178,10 @@ class ZeroCell:
         if len(exponents) > 1 and exponent < 1:
             ratio = exponents[1] / exponents[0] * (1 + 0.09 * flat)
             slope = float(np.log(ratio) / np.log(np.sqrt(edges[2] / edges[0])))
-            # A fall of the exponent towards zero says that there is an atom. Of a rise, which continues for
-            # some scales only, a fifth is believed (chosen on Hessians of networks).
-            trend = min(1.5 * slope, 3.0) if slope > 0 else max(0.2 * slope, -3.0)
+            # A fall of the exponent towards zero says that there is an atom, and goes on faster. A rise goes
+            # on for some scales only. Both factors were chosen on the seven networks of
+            # benchmarks/coverage.py.
+            trend = min(3 * slope, 3.0) if slope > 0 else max(0.15 * slope, -3.0)
         return cls(left, right, exponent, trend)
 
     def points(self) -> Array:
