@@ -37,7 +37,7 @@ class Rotated:
         return torch.from_numpy(np.ascontiguousarray(x.T)).to(self.dtype)
 
 
-def _known(d: int = 1500) -> dict[str, Values]:
+def _known(d: int = 1000) -> dict[str, Values]:
     g = np.random.default_rng(7)
     i, u = np.arange(1, d + 1), g.random(d)
     return {
