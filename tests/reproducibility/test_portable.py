@@ -29,10 +29,10 @@ def test_every_configuration_runs_and_one_failure_fails_all(
     monkeypatch.setattr(portable, "closing_line", pretended)
     assert portable.main(["-x"]) == (failing is not None)
     found = {(variables["ATEN_CPU_CAPABILITY"], variables["OMP_NUM_THREADS"]) for variables in seen}
-    assert found == {("default", "1"), ("default", "2"), ("avx2", "1"), ("avx2", "2")}
+    assert found == {("default", "1"), ("avx2", "2")}
     assert all(variables["MKL_CBWR"] == "COMPATIBLE" for variables in seen)
     assert all(variables["ONEDNN_MAX_CPU_ISA"] == "AVX2" for variables in seen)
-    assert capsys.readouterr().out.count("9 passed") == 4
+    assert capsys.readouterr().out.count("9 passed") == 2
 
 
 def test_the_closing_line_is_pytests() -> None:
