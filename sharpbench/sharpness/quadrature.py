@@ -113,7 +113,7 @@ class ChainQuadrature:
 
     @property
     def shake(self) -> float:
-        """What rounding leaves uncertain in the eigenvalues around zero."""
+        """What rounding leaves uncertain in an eigenvalue near zero, which is smaller than for the largest."""
         return self.rounding / 10
 
     def second_moment(self) -> float:
@@ -163,10 +163,13 @@ class ChainQuadrature:
             value = smooth * value + (1 - smooth) * at_zero
         lowest, highest = min(found), max(found)
         value = min(max(value, lowest), highest)
-        shaken = (
-            np.abs(misfit(rules[-1].nodes + s) - misfit(rules[-1].nodes)) for s in (-self.shake, self.shake)
-        )
-        rounding = float(rules[-1].weights @ np.maximum(*shaken))
+        last, sides = rules[-1], (-self.shake, self.shake)
+        shaken = (np.abs(misfit(last.nodes + side) - misfit(last.nodes)) for side in sides)
+        rounding = float(last.weights @ np.maximum(*shaken))
+        if len(self.known):
+            sides = (-self.rounding, self.rounding)
+            moved = (np.abs(np.asarray(f(self.known + side)) - np.asarray(f(self.known))) for side in sides)
+            rounding += float(np.maximum(*moved).sum())
         # A node may stand for a single eigenvalue: its weight, a squared normal deviate, then says nothing of
         # its own variance where it came out small. The Gauss rule alone may miss where f - p is large.
         squares = max(float(np.maximum(rule.weights, 1.0) @ misfit(rule.nodes) ** 2) for rule in rules)
