@@ -201,13 +201,15 @@ class ProbedSpectrum(Spectrum):
         low, high = self.quadrature.support
         side = np.geomspace(1e-6, 1.0, 200)
         grid = np.concatenate([low * side[::-1], [0.0], high * side])
+        rounding = self.basis.rounding()
         with np.errstate(all="ignore"):
             values = np.asarray(f(grid), dtype=np.float64)
-            settled = float(np.sum(f(known))) if len(known) else 0.0
+            settled = np.array([np.asarray(f(known + side)) for side in (-rounding, 0.0, rounding)])
         if not np.isfinite(values).all():
             return -math.inf, math.inf
         rest = self.dimension - len(known)
-        return settled + rest * float(values.min()), settled + rest * float(values.max())
+        least, most = float(settled.min(0).sum()), float(settled.max(0).sum())
+        return least + rest * float(values.min()), most + rest * float(values.max())
 
     def smoothed(self, kernel: Callable[[Array], Array]) -> tuple[Array, Array]:
         """The mean over all rules that the chain's moments allow; the error holds their range and chance."""

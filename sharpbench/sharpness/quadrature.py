@@ -113,7 +113,7 @@ class ChainQuadrature:
 
     @property
     def shake(self) -> float:
-        """What rounding leaves uncertain in an eigenvalue near zero, which is smaller than for the largest."""
+        """What rounding leaves uncertain in an eigenvalue near zero, less than in the largest."""
         return self.rounding / 10
 
     def second_moment(self) -> float:
