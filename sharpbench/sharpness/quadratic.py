@@ -25,6 +25,8 @@ def from_bounds(name: str, value: Bounded, hvps: int = 0, note: str = "") -> Est
     """An estimate with the given interval; its standard error is that of a normal one of the same width."""
     if math.isnan(value.value) or math.isnan(value.low) or math.isnan(value.high):
         return Estimate.undefined(name, "phi is not finite where the samples are", hvps=hvps)
+    if math.isinf(value.value):  # the estimate overflowed: no number, whatever its interval
+        return Estimate(name, math.nan, math.nan, value.low, value.high, hvps, False, note)
     half = 0.5 * (value.high - value.low)
     error = half / t_quantile(math.inf) if math.isfinite(half) else math.nan
     furthest = max(value.high - value.value, value.value - value.low)

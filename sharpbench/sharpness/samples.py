@@ -111,13 +111,12 @@ def _determinant(
     def phi(m: Tensor) -> Tensor:
         return shift - torch.log(m[0]) / rate
 
+    if control is not None and (rate * control.spectrum).min(initial=0.0) <= -1:
+        # The form that is known has an infinite functional, as a basis of few vectors may have without that
+        # anything were infinite for the losses: it then controls nothing.
+        control = None
     rest = x if control is None else x - torch.from_numpy(control.samples)
     deviation = float(rest.std()) + rounding
-    if control is not None and (rate * control.spectrum).min(initial=0.0) <= -1:
-        seen = float((rate * control.spectrum).min()) / rate
-        return Estimate.undefined(
-            name, f"infinite in the quadratic limit: an eigenvalue is {seen:.4g}", hvps=hvps
-        )
     bounds = _interval(_Functional(psi, phi), x, control, rounding)
     # One eigenvalue of the variance seen is sqrt(2) deviations large.
     if MARGIN * math.sqrt(2) * abs(rate) * deviation >= 1:

@@ -62,5 +62,8 @@ def test_every_family_is_measured(family: str) -> None:
     assert rows.loc["loss", "value"] == pytest.approx(loss, rel=1e-5)
     # log det(I + s² H) with s = .1 is no number where an eigenvalue is below -100.
     undefined = {"phi_psi_mu:log_det"} if card["lambda_min"] < -100 else set()
-    assert set(rows.index[~rows["value"].map(math.isfinite)]) == undefined
+    missing = set(rows.index[~rows["value"].map(math.isfinite)])
+    # At a radius the functional is finite, but its estimate may overflow where that limit is infinite.
+    assert undefined <= missing <= undefined | {f"{name}@radius" for name in undefined}
+    assert all("infinite" in card.notes[name] for name in missing)
     assert 0 < card["lambda_1"] <= rows.loc["frobenius_norm", "ci_high"]

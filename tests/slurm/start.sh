@@ -44,8 +44,22 @@ munged --force --key-file="$folder/munge.key" --socket="$folder/munge.socket" --
   --log-file="$folder/munged.log" --seed-file="$folder/munged.seed" >/dev/null 2>&1 ||
   { trap - ERR; "$folder/stop.sh"; missing "munged does not start"; }
 
-# Ports of this run alone, so that two may live side by side.
-port=$((20000 + $$ % 20000))
+# Ports that nobody listens on, so that two may live side by side.
+port=$(python3 - <<'PYTHON'
+import socket
+
+while True:
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("", 0))
+        port = first.getsockname()[1]
+        try:
+            second.bind(("", port + 1))
+        except (OSError, OverflowError):
+            continue
+        print(port)
+        break
+PYTHON
+)
 # cred_expire: how long a requeued job waits, besides. MinJobAge: ended jobs leave squeue soon.
 cat >"$folder/slurm.conf" <<EOF
 ClusterName=test
