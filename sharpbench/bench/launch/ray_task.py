@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import signal
 import sys
@@ -26,12 +25,16 @@ class Mailbox:
     """An actor that keeps messages until they are fetched."""
 
     def __init__(self) -> None:
-        self._messages: list[tuple[int, Progress]] = []
+        self._messages: list[Progress] = []
         self._something = asyncio.Event()
 
-    async def put(self, number: int, message: Progress) -> None:
-        """Leave a message, the sender's so many-th; nobody waits for it to be read."""
-        self._messages = [*self._messages[-MAIL_LIMIT:], (number, message)]
+    async def put(self, message: Progress, before: None = None) -> None:
+        """Leave a message; nobody waits for it to be read.
+
+        Ray gives an actor that takes several calls at once a sender's calls in any order. With the result of
+        the sender's call ``before`` as an argument, this one starts only after that.
+        """
+        self._messages = [*self._messages[-MAIL_LIMIT:], message]
         self._something.set()
 
     async def take(self) -> list[Progress]:
@@ -39,8 +42,7 @@ class Mailbox:
         await self._something.wait()
         messages, self._messages = self._messages, []
         self._something.clear()
-        # Ray gives an actor that takes several calls at once a sender's calls in any order.
-        return [message for _, message in sorted(messages, key=lambda numbered: numbered[0])]
+        return messages
 
 
 def carry_out(
@@ -59,11 +61,12 @@ def carry_out(
     sys.path.extend(entry for entry in search_path if entry not in sys.path)
     job = Job(RunSpec.model_validate_json(spec), Path(directory))
 
-    numbers = itertools.count()
+    last: Any = None
 
     def tell(progress: Progress) -> None:
+        nonlocal last
         with contextlib.suppress(Exception):  # a lost message is no reason to lose a run
-            mailbox.put.remote(next(numbers), progress)
+            last = mailbox.put.remote(progress, last)
 
     tell(Progress(job.run_id, "training", 0, job.spec.task.epochs))
     device = _own_gpu() if settings.device == "cuda" else settings.device
