@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -25,16 +26,12 @@ class Mailbox:
     """An actor that keeps messages until they are fetched."""
 
     def __init__(self) -> None:
-        self._messages: list[Progress] = []
+        self._messages: list[tuple[int, Progress]] = []
         self._something = asyncio.Event()
 
-    async def put(self, message: Progress, before: None = None) -> None:
-        """Leave a message; nobody waits for it to be read.
-
-        Ray gives an actor that takes several calls at once a sender's calls in any order. With the result of
-        the sender's call ``before`` as an argument, this one starts only after that.
-        """
-        self._messages = [*self._messages[-MAIL_LIMIT:], message]
+    async def put(self, number: int, message: Progress) -> None:
+        """Leave a message, the sender's so many-th; nobody waits for it to be read."""
+        self._messages = [*self._messages[-MAIL_LIMIT:], (number, message)]
         self._something.set()
 
     async def take(self) -> list[Progress]:
@@ -42,7 +39,8 @@ class Mailbox:
         await self._something.wait()
         messages, self._messages = self._messages, []
         self._something.clear()
-        return messages
+        # Ray gives an actor that takes several calls at once a sender's calls in any order.
+        return [message for _, message in sorted(messages, key=lambda numbered: numbered[0])]
 
 
 def carry_out(
@@ -61,12 +59,11 @@ def carry_out(
     sys.path.extend(entry for entry in search_path if entry not in sys.path)
     job = Job(RunSpec.model_validate_json(spec), Path(directory))
 
-    last: Any = None
+    numbers = itertools.count()
 
     def tell(progress: Progress) -> None:
-        nonlocal last
         with contextlib.suppress(Exception):  # a lost message is no reason to lose a run
-            last = mailbox.put.remote(progress, last)
+            mailbox.put.remote(next(numbers), progress)
 
     tell(Progress(job.run_id, "training", 0, job.spec.task.epochs))
     device = _own_gpu() if settings.device == "cuda" else settings.device
