@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import sys
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,27 +21,45 @@ from .attempt import attempt
 
 # Messages between two looks of the launcher; a run that ends says so by itself, so old ones may go.
 MAIL_LIMIT = 10_000
+# How long a message that overtook another waits for it: so many times so many seconds.
+PATIENCE, PAUSE = 50, 0.02
 
 
 class Mailbox:
     """An actor that keeps messages until they are fetched."""
 
     def __init__(self) -> None:
-        self._messages: list[tuple[int, Progress]] = []
+        self._messages: list[tuple[str, int, Progress]] = []
+        self._taken: dict[str, int] = {}
         self._something = asyncio.Event()
 
-    async def put(self, number: int, message: Progress) -> None:
+    async def put(self, sender: str, number: int, message: Progress) -> None:
         """Leave a message, the sender's so many-th; nobody waits for it to be read."""
-        self._messages = [*self._messages[-MAIL_LIMIT:], (number, message)]
+        self._messages = [*self._messages[-MAIL_LIMIT:], (sender, number, message)]
         self._something.set()
 
     async def take(self) -> list[Progress]:
         """Everything since the last call; waits for the first."""
         await self._something.wait()
+        # Ray gives an actor that takes several calls at once a sender's calls in any order.
+        for _ in range(PATIENCE):
+            if not self._overtaken():
+                break
+            await asyncio.sleep(PAUSE)
         messages, self._messages = self._messages, []
         self._something.clear()
-        # Ray gives an actor that takes several calls at once a sender's calls in any order.
-        return [message for _, message in sorted(messages, key=lambda numbered: numbered[0])]
+        for sender, number, _ in messages:
+            self._taken[sender] = max(self._taken.get(sender, 0), number + 1)
+        return [message for _, _, message in sorted(messages, key=lambda numbered: numbered[1])]
+
+    def _overtaken(self) -> bool:
+        """Whether a message is here that a sender sent after one that is not."""
+        here: dict[str, list[int]] = {}
+        for sender, number, _ in self._messages:
+            here.setdefault(sender, []).append(number)
+        return any(
+            max(numbers) - self._taken.get(sender, 0) >= len(numbers) for sender, numbers in here.items()
+        )
 
 
 def carry_out(
@@ -59,11 +78,11 @@ def carry_out(
     sys.path.extend(entry for entry in search_path if entry not in sys.path)
     job = Job(RunSpec.model_validate_json(spec), Path(directory))
 
-    numbers = itertools.count()
+    sender, numbers = uuid.uuid4().hex, itertools.count()
 
     def tell(progress: Progress) -> None:
         with contextlib.suppress(Exception):  # a lost message is no reason to lose a run
-            mailbox.put.remote(next(numbers), progress)
+            mailbox.put.remote(sender, next(numbers), progress)
 
     tell(Progress(job.run_id, "training", 0, job.spec.task.epochs))
     device = _own_gpu() if settings.device == "cuda" else settings.device
